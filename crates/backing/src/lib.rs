@@ -1,0 +1,3 @@
+//! Where a disk's bytes come from.
+
+#![forbid(unsafe_code)]

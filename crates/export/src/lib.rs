@@ -1,0 +1,35 @@
+//! How a device or a file system is offered to other programs.
+//!
+//! ```text
+//! loop_device   the kernel's loop driver: /dev/loopN                 root
+//! fuse          a node file that is a disk; a directory of files     any user
+//! registry      what loopbox holds on this machine, and the cleaning up after a crash
+//! ```
+//! Exports own all threads.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use block::{BlockDevice, Result};
+
+/// A way to offer a device.
+pub trait Export {
+    /// Offers `device` until the attachment is detached or dropped.
+    ///
+    /// # Errors
+    /// What the kernel, or a missing privilege, said.
+    fn attach(&self, device: Arc<dyn BlockDevice>) -> Result<Box<dyn Attachment>>;
+}
+
+/// A device that is offered. Dropping it detaches.
+pub trait Attachment: Send {
+    /// Where: a path or an address.
+    fn location(&self) -> String;
+
+    /// Ends the offer: flushes, waits for requests under way, and gives back all that it took.
+    ///
+    /// # Errors
+    /// [`block::Kind::Busy`] while somebody uses it; the failure of the flush.
+    fn detach(self: Box<Self>) -> Result<()>;
+}

@@ -1,0 +1,4 @@
+//! Bytes on a device that describe another device, and the words that name an image.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]

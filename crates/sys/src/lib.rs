@@ -1,0 +1,4 @@
+//! Thin safe calls to the kernel, where rustix has none: the only unsafe code of loopbox.
+//!
+//! One file an interface of the kernel. No policy: a function here makes one call, and says what the kernel said.
+//! Where rustix offers a safe call, use that and add nothing here.
