@@ -2,3 +2,5 @@
 //!
 //! One file an interface of the kernel. No policy: a function here makes one call, and says what the kernel said.
 //! Where rustix offers a safe call, use that and add nothing here.
+
+pub mod loop_device;
