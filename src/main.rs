@@ -1,2 +1,21 @@
-//! loopbox: a program's own disk, loopback network and sound card.
-fn main() {}
+//! loopbox gives a program its own disk, its own loopback network and its own sound card.
+//!
+//! The program holds no logic: words of the command line become calls of the libraries in `crates/`.
+//!
+//! ```text
+//! cli.rs        every command: its words, its help, its man page
+//! command/      one file a command: `Args` and `run`
+//! print.rs      colours, tables, JSON, errors: all that is written for people
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod command;
+mod print;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,91 @@
+//! The command line: one definition a command, from which the parser, the help, the manual pages and the completions
+//! are made. A command's words stand in its own file under `command/`; this file lists them.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::command::{self, Status};
+use crate::print;
+
+/// A program's own disk, loopback network and sound card: files and memory, no root.
+#[derive(Debug, Parser)]
+#[command(name = "loopbox", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Exit status: 0 done, 1 the answer is no, 2 it failed.")]
+pub struct Cli {
+    /// When to use colours.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Output")]
+    pub color: print::Color,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands, in the order of the help.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each is documented where it is defined")]
+pub enum Command {
+    Doctor(command::doctor::Args),
+    Completions(command::completions::Args),
+    Man(command::man::Args),
+}
+
+impl Command {
+    fn run(self) -> command::Result {
+        match self {
+            Self::Doctor(args) => command::doctor::run(&args),
+            Self::Completions(args) => command::completions::run(&args),
+            Self::Man(args) => command::man::run(&args),
+        }
+    }
+}
+
+/// The whole definition, for manual pages and completions.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+/// Parses the command line, runs the command, prints what went wrong, and returns the exit status.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    print::set_color(cli.color);
+    match cli.command.run() {
+        Ok(Status::Done) => ExitCode::SUCCESS,
+        Ok(Status::No) => ExitCode::from(1),
+        Ok(Status::Code(code)) => ExitCode::from(code),
+        Err(error) if print::is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print::error(error.as_ref());
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_says_what_it_is_for() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "`{}` has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "`{} {}` has no help", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&definition());
+    }
+}

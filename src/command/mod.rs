@@ -1,0 +1,20 @@
+//! One file a command: what it takes (`Args`) and what it does (`run`).
+
+pub mod completions;
+pub mod doctor;
+pub mod man;
+
+/// What a command came to, when nothing failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "for the commands that can say no, or run a program")]
+pub enum Status {
+    /// It is done, or the answer is yes: exit status 0.
+    Done,
+    /// The answer is no, or a part could not be done and was reported: exit status 1.
+    No,
+    /// The exit status of a program that was run.
+    Code(u8),
+}
+
+/// What every command returns; an error is printed once, with its chain of sources, and is exit status 2.
+pub type Result = std::result::Result<Status, Box<dyn std::error::Error>>;

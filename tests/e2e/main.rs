@@ -1,0 +1,7 @@
+//! The program from the outside: what a user types, and what real peers say of the result.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "that is how a test fails")]
+
+mod session;
+
+mod command_line;
