@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bytes;
 mod device;
 mod error;
 pub mod layer;

@@ -6,7 +6,7 @@
 /// needs a suffix. Hexadecimal after `0x`.
 ///
 /// ```
-/// use format::spec::size_bytes;
+/// use loopbox_format::spec::size_bytes;
 /// assert_eq!(size_bytes("1.5K"), Some(1536));
 /// assert_eq!(size_bytes("2MB"), Some(2_000_000));
 /// assert_eq!(size_bytes("-1"), None);
