@@ -12,6 +12,9 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod file_system;
+pub mod path;
+pub mod testing;
+pub mod walk;
 
 pub use file_system::{Cursor, Entry, FileExtent, FileSystem, FileType, Inode, Space, Stat, Time};
 
