@@ -1,0 +1,84 @@
+//! The peers that tests compare with, and the ordinary user that runs half of them.
+
+use std::process::Command;
+
+use crate::shell::{self, Result, is_root, succeeds};
+
+/// Debian packages, with what each is for.
+const PACKAGES: &[(&str, &str)] = &[
+    ("attr", "getfattr, setfattr: extended attributes as others see them"),
+    ("bsdextrautils", "tools that tests call"),
+    ("cryptsetup-bin", "headers of encrypted volumes"),
+    ("dosfstools", "mkfs.fat, fsck.fat"),
+    ("e2fsprogs", "mkfs.ext4, e2fsck, debugfs"),
+    ("erofs-utils", "mkfs.erofs"),
+    ("exfatprogs", "mkfs.exfat"),
+    ("fdisk", "sfdisk: partition tables"),
+    ("fio", "load on a device, verified"),
+    ("fuse3", "fusermount3: mounts of an ordinary user"),
+    ("genisoimage", "ISO images"),
+    ("libarchive-tools", "bsdtar: archives as others read them"),
+    ("parted", "partition tables"),
+    ("qemu-utils", "qemu-img, qemu-io"),
+    ("squashfs-tools", "mksquashfs"),
+    ("util-linux", "losetup, setpriv, unshare, blkid"),
+    ("xorriso", "ISO images"),
+    ("zisofs-tools", "mkzftree: compressed files in ISO images"),
+];
+
+/// The ordinary user of the tests; the rig has the same name.
+const ORDINARY_USER: &str = "loopbox-test";
+
+/// Installs what is missing, and says so.
+fn install(packages: &[&str]) -> Result {
+    let installed = |package: &&str| {
+        let query = Command::new("dpkg-query").args(["-W", "-f=${Status}", package]).output();
+        query.is_ok_and(|output| output.stdout.ends_with(b"ok installed"))
+    };
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("xtask: installing what the tests compare with: {}", missing.join(" "));
+    shell::run(&mut privileged("apt-get", &["update", "-qq"])?)?;
+    let words = [&["install", "-y", "-qq", "--no-install-recommends"], &missing[..]].concat();
+    shell::run(privileged("apt-get", &words)?.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// Packages, user, and an open /dev/fuse as ordinary distributions have it.
+pub fn run() -> Result {
+    let packages: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).collect();
+    install(&packages)?;
+    if !is_root() {
+        return Ok(());
+    }
+    if !succeeds("id", &[ORDINARY_USER]) {
+        shell::run(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", ORDINARY_USER]))?;
+    }
+    for (device, why) in [("/dev/fuse", "FUSE"), ("/dev/net/tun", "TUN")] {
+        use std::os::unix::fs::PermissionsExt as _;
+        let Ok(meta) = std::fs::metadata(device) else { continue };
+        if meta.permissions().mode() & 0o666 != 0o666 {
+            eprintln!(
+                "xtask: opening {device} to all users, as ordinary distributions do ({why} of the ordinary user)"
+            );
+            std::fs::set_permissions(device, std::fs::Permissions::from_mode(0o666))
+                .map_err(|error| format!("{device}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn privileged(program: &str, words: &[&str]) -> Result<Command> {
+    if is_root() {
+        let mut command = Command::new(program);
+        command.args(words);
+        return Ok(command);
+    }
+    if succeeds("sudo", &["-n", "true"]) {
+        let mut command = Command::new("sudo");
+        command.arg("-n").arg(program).args(words);
+        return Ok(command);
+    }
+    Err(format!("no root and no sudo; ask an administrator to run: {program} {}", words.join(" ")))
+}
