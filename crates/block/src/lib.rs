@@ -20,7 +20,9 @@ pub mod bytes;
 mod device;
 mod error;
 pub mod layer;
+mod poison;
 pub mod testing;
 
 pub use device::{BlockDevice, Extent, Limits, ReadAt, Source, Zero, check_range};
 pub use error::{Error, Kind, Result, ResultExt};
+pub use poison::Poison;
