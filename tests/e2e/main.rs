@@ -5,3 +5,4 @@
 mod session;
 
 mod command_line;
+mod doctor;
