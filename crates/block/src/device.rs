@@ -169,4 +169,4 @@ macro_rules! forward {
         }
     )*};
 }
-forward!(std::sync::Arc<T>, Box<T>);
+forward!(std::sync::Arc<T>, Box<T>, &T);

@@ -21,6 +21,7 @@ mod device;
 mod error;
 pub mod layer;
 mod poison;
+#[cfg(feature = "testing")]
 pub mod testing;
 
 pub use device::{BlockDevice, Extent, Limits, ReadAt, Source, Zero, check_range};
