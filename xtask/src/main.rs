@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod setup;
 mod shell;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             Ok(seconds) => check::fuzz(seconds),
             Err(_) => Err("fuzz takes a number of seconds".to_owned()),
         },
+        Some("bench") => bench::run(rest),
         None | Some("help" | "-h" | "--help") => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

@@ -30,7 +30,7 @@ const PACKAGES: &[(&str, &str)] = &[
 const ORDINARY_USER: &str = "loopbox-test";
 
 /// Installs what is missing, and says so.
-fn install(packages: &[&str]) -> Result {
+pub fn install(packages: &[&str]) -> Result {
     let installed = |package: &&str| {
         let query = Command::new("dpkg-query").args(["-W", "-f=${Status}", package]).output();
         query.is_ok_and(|output| output.stdout.ends_with(b"ok installed"))

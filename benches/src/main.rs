@@ -1,0 +1,35 @@
+//! Loopbox against its peers, in one run. `cargo xtask bench` builds the program, installs the peers and calls this.
+//!
+//! Machines are noisy, so nothing here is a time to be believed by itself: the contenders of a row take turns, the
+//! median of their rounds counts, the spread stands beside it, and what is claimed is the ratio.
+
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+
+mod contest;
+mod disk;
+mod images;
+
+use std::path::{Path, PathBuf};
+
+/// The contests of one subject: given the program, the rows.
+type Group = fn(&Path) -> Vec<contest::Row>;
+
+/// The subjects, by the names that `cargo xtask bench` takes.
+const GROUPS: &[(&str, Group)] = &[("disk", disk::rows)];
+
+fn main() {
+    let mut words = std::env::args().skip(1);
+    let program = PathBuf::from(words.next().expect("the program to measure"));
+    let report = PathBuf::from(words.next().expect("the report to write"));
+    let wanted: Vec<String> = words.collect();
+    let mut sections = Vec::new();
+    for (name, rows) in GROUPS {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            eprintln!("{name}");
+            sections.push((*name, rows(&program)));
+        }
+    }
+    for (name, rows) in &sections {
+        contest::write_section(&report, name, rows);
+    }
+}

@@ -1,0 +1,18 @@
+//! The benchmarks: the program as users build it, against its peers.
+
+use crate::setup;
+use crate::shell::{self, Result, cargo, root};
+
+/// Peers that only benchmarks need.
+const PACKAGES: &[&str] = &["fuse2fs", "fuseiso", "p7zip-full"];
+
+/// Builds, installs, measures; `words` are names of groups, none means all.
+pub fn run(words: &[String]) -> Result {
+    setup::run()?;
+    setup::install(PACKAGES)?;
+    shell::run(&mut cargo(&["build", "--release", "--package", "loopbox", "--package", "loopbox-benches"]))?;
+    let built = root().join("target/release");
+    let mut command = std::process::Command::new(built.join("loopbox-benches"));
+    command.arg(built.join("loopbox")).arg(root().join("docs/performance.md")).args(words);
+    shell::run(&mut command)
+}
