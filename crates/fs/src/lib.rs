@@ -11,8 +11,11 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod extract;
 mod file_system;
 pub mod path;
+pub mod progress;
+pub mod stream;
 pub mod testing;
 pub mod walk;
 
