@@ -5,6 +5,7 @@
 //! ```text
 //! cli.rs        every command: its words, its help, its man page
 //! command/      one file a command: `Args` and `run`
+//! stack.rs      a spec becomes a device
 //! print.rs      colours, tables, JSON, errors: all that is written for people
 //! ```
 
@@ -13,6 +14,7 @@
 mod cli;
 mod command;
 mod print;
+mod stack;
 
 use std::process::ExitCode;
 
