@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod loop_device;
+
 use std::sync::Arc;
 
 use block::{BlockDevice, Result};

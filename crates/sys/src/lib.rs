@@ -6,3 +6,4 @@
 pub mod io_uring;
 pub mod loop_device;
 pub mod namespace;
+pub mod partition;

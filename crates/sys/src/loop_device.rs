@@ -35,8 +35,6 @@ const LOOP_CONFIGURE: c_ulong = 0x4C0A;
 const LOOP_CTL_ADD: c_ulong = 0x4C80;
 const LOOP_CTL_REMOVE: c_ulong = 0x4C81;
 const LOOP_CTL_GET_FREE: c_ulong = 0x4C82;
-/// `_IO(0x12, 95)` of `linux/fs.h`.
-const BLKRRPART: c_ulong = 0x125F;
 
 /// The flags of a loop device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -249,14 +247,6 @@ pub fn set_direct_io(device: impl AsFd, on: bool) -> Result<()> {
 /// `INVAL` for what is no block size, `AGAIN` while pages are dirty, `NXIO` when it is not bound.
 pub fn set_block_size(device: impl AsFd, bytes: u64) -> Result<()> {
     call(device.as_fd(), LOOP_SET_BLOCK_SIZE, bytes as c_ulong).map(drop)
-}
-
-/// Reads the partition table of a block device again.
-///
-/// # Errors
-/// `INVAL` when it has no partitions (partscan is off), `BUSY` while one of them is open.
-pub fn reread_partitions(device: impl AsFd) -> Result<()> {
-    call(device.as_fd(), BLKRRPART, 0).map(drop)
 }
 
 #[cfg(test)]
