@@ -10,6 +10,9 @@
 #![forbid(unsafe_code)]
 
 pub mod loop_device;
+pub mod fuse;
+mod holders;
+pub mod mount_table;
 
 use std::sync::Arc;
 

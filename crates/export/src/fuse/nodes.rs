@@ -125,7 +125,8 @@ impl<'a> Listing<'a> {
     pub fn push(&mut self, name: &[u8], number: u64, mode: u32, next: u64, node: Option<Node>) -> bool {
         let front = if self.plus { size_of::<EntryOut>() } else { 0 };
         let named = front + size_of::<Dirent>() + name.len();
-        let Some(room) = self.used.checked_add(named.next_multiple_of(8)).and_then(|end| self.buf.get_mut(self.used..end))
+        let Some(room) =
+            self.used.checked_add(named.next_multiple_of(8)).and_then(|end| self.buf.get_mut(self.used..end))
         else {
             return false;
         };

@@ -21,8 +21,13 @@ pub struct Request<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // one variant an opcode, by its name
 pub enum Operation<'a> {
-    Init { given: InitIn, flags2: u32 },
-    Lookup { name: &'a [u8] },
+    Init {
+        given: InitIn,
+        flags2: u32,
+    },
+    Lookup {
+        name: &'a [u8],
+    },
     Forget,
     GetAttr,
     SetAttr(SetAttrIn),
@@ -33,8 +38,13 @@ pub enum Operation<'a> {
     StatFs,
     Release(ReleaseIn),
     FSync,
-    GetXAttr { size: u32, name: &'a [u8] },
-    ListXAttr { size: u32 },
+    GetXAttr {
+        size: u32,
+        name: &'a [u8],
+    },
+    ListXAttr {
+        size: u32,
+    },
     OpenDir,
     ReadDir(ReadIn),
     ReadDirPlus(ReadIn),

@@ -117,7 +117,6 @@ pub mod open {
     pub const KEEP_CACHE: u32 = 1 << 1;
     pub const NOFLUSH: u32 = 1 << 5;
     pub const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
-    pub const PASSTHROUGH: u32 = 1 << 7;
 }
 
 /// Which fields of [`SetAttrIn`] are meant.
@@ -188,11 +187,14 @@ impl Errno {
     pub const IO: Self = Self(5);
     pub const NXIO: Self = Self(6);
     pub const INVAL: Self = Self(22);
+    pub const NOTDIR: Self = Self(20);
     pub const NOSPC: Self = Self(28);
+    pub const ROFS: Self = Self(30);
     pub const RANGE: Self = Self(34);
     pub const NOSYS: Self = Self(38);
     pub const PROTO: Self = Self(71);
     pub const OPNOTSUPP: Self = Self(95);
+    pub const UCLEAN: Self = Self(117);
 }
 
 impl From<block::Error> for Errno {
