@@ -9,9 +9,9 @@
 
 #![forbid(unsafe_code)]
 
-pub mod loop_device;
 pub mod fuse;
 mod holders;
+pub mod loop_device;
 pub mod mount_table;
 
 use std::sync::Arc;
