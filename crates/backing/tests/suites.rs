@@ -59,8 +59,8 @@ fn memory_conforms() {
 
 #[test]
 fn memory_keeps_what_is_written() {
-    model::check(100, 40, &vec![0; 1_000_001], || {
-        let memory = Arc::new(Memory::new(1_000_001).unwrap());
+    model::check(60, 40, &vec![0; 300_001], || {
+        let memory = Arc::new(Memory::new(300_001).unwrap());
         move || Arc::clone(&memory)
     });
 }

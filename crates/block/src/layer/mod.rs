@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`Window`] | a part of a device, as a device | passed on |
 //! | [`ReadOnly`] | takes no writes | passed on |
+//! | [`Overlay`] | copy on write | those of the overlay passed on, those of the base said as `Data` |
 //! | [`Fault`] | fails when it is told to | said as `Data` |
 //! | [`Stats`] | counts | said as `Data` |
 //!
@@ -11,11 +12,13 @@
 //! `Arc<dyn BlockDevice>` is a [`BlockDevice`](crate::BlockDevice) too, for stacks built from what a user typed.
 
 mod fault;
+pub mod overlay;
 mod read_only;
 mod stats;
 mod window;
 
 pub use fault::Fault;
+pub use overlay::Overlay;
 pub use read_only::ReadOnly;
 pub use stats::{BUCKETS, Counted, Stats};
 pub use window::Window;
