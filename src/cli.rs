@@ -26,6 +26,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "each is documented where it is defined")]
 pub enum Command {
+    Attach(command::attach::Args),
+    Detach(command::detach::Args),
+    List(command::list::Args),
     Doctor(command::doctor::Args),
     Completions(command::completions::Args),
     Man(command::man::Args),
@@ -34,6 +37,9 @@ pub enum Command {
 impl Command {
     fn run(self) -> command::Result {
         match self {
+            Self::Attach(args) => command::attach::run(&args),
+            Self::Detach(args) => command::detach::run(&args),
+            Self::List(args) => command::list::run(&args),
             Self::Doctor(args) => command::doctor::run(&args),
             Self::Completions(args) => command::completions::run(&args),
             Self::Man(args) => command::man::run(&args),

@@ -1,7 +1,10 @@
 //! One file a command: what it takes (`Args`) and what it does (`run`).
 
+pub mod attach;
 pub mod completions;
+pub mod detach;
 pub mod doctor;
+pub mod list;
 pub mod man;
 
 /// What a command came to, when nothing failed.

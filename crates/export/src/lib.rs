@@ -13,6 +13,8 @@ pub mod fuse;
 mod holders;
 pub mod loop_device;
 pub mod mount_table;
+pub mod registry;
+pub mod server;
 
 use std::sync::Arc;
 

@@ -24,7 +24,7 @@ use block::{Error, Kind, Result};
 use fs::FileSystem;
 
 pub use directory::Ownership;
-pub use mount::{KIND, Unmount, absolute, check_point, unmount};
+pub use mount::{KIND, Unmount, absolute, check_point, is_dead, unmount};
 pub use node::File;
 
 use crate::Attachment;

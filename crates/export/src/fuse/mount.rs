@@ -56,6 +56,11 @@ pub fn check_point(point: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Whether a FUSE mount is there whose server is gone. Asking for attributes would not tell: the kernel may know them.
+pub fn is_dead(point: &Path) -> bool {
+    matches!(rustix::fs::statfs(point), Err(Os::NOTCONN | Os::CONNABORTED))
+}
+
 /// An absolute path without links, also of a mount point whose server is gone.
 ///
 /// # Errors

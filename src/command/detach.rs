@@ -1,0 +1,91 @@
+//! `loopbox detach`: an attached image is let go.
+
+use std::path::{Path, PathBuf};
+
+use block::{Error, Kind};
+use export::fuse::Unmount;
+use export::loop_device::{self, Detached, Device};
+use export::registry::{Holding, Registry, Use};
+
+use super::{Result, Status};
+use crate::print;
+
+/// Detach disks; when it says yes, all that was written is on the medium.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where a disk is (as `attach` printed it), or the image that is attached.
+    #[arg(value_name = "DISK", required_unless_present = "all")]
+    disks: Vec<PathBuf>,
+
+    /// All that `loopbox list` shows of this user in user space, and, for root, all loop devices.
+    #[arg(long, conflicts_with = "disks")]
+    all: bool,
+
+    /// Detach also what is in use: it is gone from sight, and goes when its users do.
+    #[arg(long)]
+    lazy: bool,
+}
+
+/// Detaches each, and reports those that could not be.
+pub fn run(args: &Args) -> Result {
+    let registry = Registry::of_user()?;
+    let mut failed = false;
+    let mut report = |result: block::Result<()>| {
+        if let Err(error) = result {
+            print::error(&error);
+            failed = true;
+        }
+    };
+    let how = if args.lazy { Unmount::Lazy } else { Unmount::Plain };
+    if args.all {
+        for holding in registry.list()?.iter().filter(|holding| holding.used_as == Use::Disk) {
+            report(registry.release(holding, how));
+        }
+        if rustix::process::geteuid().is_root() {
+            for status in loop_device::list().unwrap_or_default() {
+                report(detach_from_kernel(&status.device(), args.lazy));
+            }
+        }
+    }
+    for disk in &args.disks {
+        report(detach(&registry, disk, how));
+    }
+    Ok(if failed { Status::Code(2) } else { Status::Done })
+}
+
+fn detach(registry: &Registry, disk: &Path, how: Unmount) -> block::Result<()> {
+    if let Some(holding) = find(&registry.list()?, disk) {
+        return registry.release(&holding, how);
+    }
+    if let Ok(device) = Device::named(disk) {
+        return detach_from_kernel(&device, how == Unmount::Lazy);
+    }
+    let attached = loop_device::find(disk).unwrap_or_default();
+    if attached.is_empty() {
+        return Err(Error::new(Kind::NotFound, format!("{} is not attached", disk.display())));
+    }
+    attached.iter().try_for_each(|status| detach_from_kernel(&status.device(), how == Unmount::Lazy))
+}
+
+fn detach_from_kernel(device: &Device, lazy: bool) -> block::Result<()> {
+    if let Detached::WhenReleased(users) = loop_device::detach(device, lazy)? {
+        let users: Vec<String> = users.iter().map(ToString::to_string).collect();
+        print::warning(&format!("{} goes when its users do: {}", device.path().display(), users.join(", ")));
+    }
+    Ok(())
+}
+
+/// The disk in user space that is meant by the path of its node, of a partition, of its folder, or of the image.
+fn find(holdings: &[Holding], disk: &Path) -> Option<Holding> {
+    let path = export::fuse::absolute(disk).unwrap_or_else(|_| disk.to_owned());
+    let disks = || holdings.iter().filter(|holding| holding.used_as == Use::Disk);
+    disks()
+        .find(|holding| path.starts_with(&holding.point))
+        .or_else(|| disks().find(|holding| is_image(holding, &path)))
+        .cloned()
+}
+
+fn is_image(holding: &Holding, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (holding.image.device, holding.image.inode))
+}
