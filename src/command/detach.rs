@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(value_name = "DISK", required_unless_present = "all")]
     disks: Vec<PathBuf>,
 
-    /// All that `loopbox list` shows of this user in user space, and, for root, all loop devices.
+    /// All that loopbox has attached for this user.
     #[arg(long, conflicts_with = "disks")]
     all: bool,
 
@@ -40,11 +40,6 @@ pub fn run(args: &Args) -> Result {
     if args.all {
         for holding in registry.list()?.iter().filter(|holding| holding.used_as == Use::Disk) {
             report(registry.release(holding, how));
-        }
-        if rustix::process::geteuid().is_root() {
-            for status in loop_device::list().unwrap_or_default() {
-                report(detach_from_kernel(&status.device(), args.lazy));
-            }
         }
     }
     for disk in &args.disks {

@@ -5,26 +5,26 @@ use std::path::{Path, PathBuf};
 
 use block::{Error, Kind, Result, ResultExt as _};
 
-/// The folder of this user, made where it is missing: `/run/loopbox` for root, `$XDG_RUNTIME_DIR/loopbox`, else
+/// The folder of this user, made where it is missing: `$XDG_RUNTIME_DIR/loopbox`, else `/run/loopbox` for root, else
 /// `/tmp/loopbox-UID`.
 ///
 /// # Errors
 /// `Denied` when somebody else owns what has its name, or may enter it; that of making it.
 pub fn of_user() -> Result<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
-    if user == 0 {
-        let path = PathBuf::from("/run/loopbox");
-        // The root of a user namespace may not, and is an ordinary user outside.
-        if make(&path).is_ok() && check(&path, user).is_ok() {
-            return Ok(path);
-        }
-    }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     if let Some(runtime) = runtime.filter(|path| path.is_absolute() && check(path, user).is_ok()) {
         let path = runtime.join("loopbox");
         make(&path).context(|| format!("folder {}", path.display()))?;
         check(&path, user)?;
         return Ok(path);
+    }
+    if user == 0 {
+        let path = PathBuf::from("/run/loopbox");
+        // The root of a user namespace may not, and is an ordinary user outside.
+        if make(&path).is_ok() && check(&path, user).is_ok() {
+            return Ok(path);
+        }
     }
     let path = PathBuf::from(format!("/tmp/loopbox-{}", outside(user)));
     make(&path).context(|| format!("folder {}", path.display()))?;
