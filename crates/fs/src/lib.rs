@@ -11,8 +11,11 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod bytes;
 pub mod extract;
 mod file_system;
+pub mod iso9660;
+mod open;
 pub mod path;
 pub mod progress;
 pub mod stream;
@@ -20,6 +23,7 @@ pub mod testing;
 pub mod walk;
 
 pub use file_system::{Cursor, Entry, FileExtent, FileSystem, FileType, Inode, Space, Stat, Time};
+pub use open::open;
 
 /// The longest name of a directory entry that is passed on, bytes: the kernel's NAME_MAX.
 pub const NAME_BYTES_MAX: usize = 255;

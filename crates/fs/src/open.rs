@@ -1,0 +1,19 @@
+//! Which file system a device holds.
+
+use std::sync::Arc;
+
+use block::{Error, Kind, ReadAt, Result};
+
+use crate::FileSystem;
+use crate::iso9660::{self, Iso9660};
+
+/// Opens the file system on a device, whichever it is.
+///
+/// # Errors
+/// [`Kind::Unsupported`] where it is none that is known; what the file system says on opening.
+pub fn open(device: Arc<dyn ReadAt>) -> Result<Arc<dyn FileSystem>> {
+    if Iso9660::is_on(&*device)? {
+        return Ok(Arc::new(Iso9660::open(device, iso9660::Options::default())?));
+    }
+    Err(Error::new(Kind::Unsupported, format!("no known file system on a device of {} bytes", device.size())))
+}
