@@ -1,6 +1,8 @@
 //! ISO 9660 as real programs write it: xorriso, genisoimage and mkzftree make images, which are compared with the
 //! folders that they were made from, and with what xorriso and 7z take out of them.
 
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+
 extern crate loopbox_fs as fs;
 
 mod device;
