@@ -6,6 +6,7 @@
 //! cli.rs        every command: its words, its help, its man page
 //! command/      one file a command: `Args` and `run`
 //! stack.rs      a spec becomes a device
+//! losetup/      what it is when it is called by that name
 //! print.rs      colours, tables, JSON, errors: all that is written for people
 //! ```
 
@@ -13,11 +14,16 @@
 
 mod cli;
 mod command;
+mod losetup;
 mod print;
 mod stack;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().peekable();
+    if losetup::is_called(arguments.peek().map(|name| name.as_os_str())) {
+        return losetup::main(arguments);
+    }
     cli::main()
 }

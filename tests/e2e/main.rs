@@ -6,3 +6,4 @@ mod session;
 
 mod command_line;
 mod doctor;
+mod losetup;

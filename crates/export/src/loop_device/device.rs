@@ -13,7 +13,7 @@ const MAJOR: u32 = 7;
 /// Of `/dev/loop-control`: a miscellaneous device with a minor of its own.
 const CONTROL: (u32, u32) = (10, 237);
 /// The most devices that a kernel can number: 20 bits.
-const NUMBER_MAX: u32 = (1 << 20) - 1;
+pub const NUMBER_MAX: u32 = (1 << 20) - 1;
 
 /// What to do where the driver is out of reach.
 const ADVICE: &str = "run it as root, or attach in user space with `--user`";

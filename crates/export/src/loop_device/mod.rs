@@ -34,7 +34,7 @@ use rustix::io::Errno;
 use sys::loop_device::{self as driver, Flags, Info};
 
 pub use detach::{Detached, User, detach, users};
-pub use device::{Control, Device};
+pub use device::{Control, Device, NUMBER_MAX};
 pub use partitions::Span;
 pub use status::{Identity, Status, find, list, numbers, status};
 
