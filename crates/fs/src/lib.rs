@@ -14,6 +14,7 @@
 mod bytes;
 pub mod extract;
 mod file_system;
+pub mod identify;
 pub mod iso9660;
 mod open;
 pub mod path;
