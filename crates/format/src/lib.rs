@@ -4,4 +4,5 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod partition;
+pub mod probe;
 pub mod spec;

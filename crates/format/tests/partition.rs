@@ -219,3 +219,37 @@ fn a_hybrid_iso_is_read_as_sfdisk_reads_it() {
         same_as_sfdisk(&table, Path::new(&iso));
     }
 }
+
+#[test]
+fn twenty_thousand_broken_tables_are_survived() {
+    rig::requires!("sfdisk");
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    for script in [MBR, GPT] {
+        let (_scratch, disk) = sfdisk(script, 16);
+        let mut bytes = std::fs::read(&disk).unwrap();
+        let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        for round in 0..10_000 {
+            let at = places[random() % places.len()] + random() % 8;
+            let Some(byte) = bytes.get(at).copied() else { continue };
+            bytes[at] = [0, 0xff, 0x7f, random() as u8][random() % 4];
+            if script == GPT && round % 2 == 0 {
+                // Past the checksum, to what it protects.
+                bytes[512 + 16..512 + 20].fill(0);
+                let length = usize::try_from(u32::from_le_bytes(bytes[524..528].try_into().unwrap())).unwrap();
+                let sum = crc32fast::hash(&bytes[512..512 + length.min(512)]);
+                bytes[512 + 16..512 + 20].copy_from_slice(&sum.to_le_bytes());
+            }
+            let len = if random() % 8 == 0 { random() % bytes.len() } else { bytes.len() };
+            loopbox_format::partition::fuzz(&bytes[..len]);
+            if round % 4 == 3 {
+                bytes[at] = byte;
+            }
+        }
+    }
+}
