@@ -5,6 +5,7 @@
 //! ```text
 //! cli.rs        every command: its words, its help, its man page
 //! command/      one file a command: `Args` and `run`
+//! describe.rs   what is in a device, from all the libraries together
 //! stack.rs      a spec becomes a device
 //! losetup/      what it is when it is called by that name
 //! print.rs      colours, tables, JSON, errors: all that is written for people
@@ -14,6 +15,7 @@
 
 mod cli;
 mod command;
+mod describe;
 mod losetup;
 mod print;
 mod stack;

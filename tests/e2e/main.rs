@@ -6,4 +6,5 @@ mod session;
 
 mod command_line;
 mod doctor;
+mod info;
 mod losetup;
