@@ -80,11 +80,28 @@ fn kernel_options(spec: &Spec) -> Option<loop_device::Options> {
 }
 
 fn attach_to_kernel(spec: &Spec, options: &loop_device::Options) -> Result {
+    let registry = Registry::of_user()?;
+    let image = Image::at(&spec.path)?;
+    registry.refuse_second(&image, Use::Loop, options.read_only)?;
     let attached = loop_device::attach(&spec.path, options)?;
     for note in &attached.notes {
         print::warning(note);
     }
-    print::line(&attached.path().display().to_string())?;
+    let device = attached.path().to_owned();
+    let status = loop_device::status(attached.device.number);
+    registry.add(Wanted {
+        used_as: Use::Loop,
+        spec: spec.to_string(),
+        read_only: status.as_ref().is_some_and(|status| status.read_only),
+        offset: options.offset,
+        sizelimit: options.sizelimit,
+        size: status.as_ref().map_or(0, |status| status.size),
+        block: options.block_size.unwrap_or(512),
+        point: None,
+        node: Some(device.clone()),
+        image,
+    })?;
+    print::line(&device.display().to_string())?;
     Ok(Status::Done)
 }
 
@@ -92,7 +109,7 @@ fn serve(spec: &Spec, foreground: bool) -> Result {
     let registry = Registry::of_user()?;
     let image = Image::at(&spec.path)?;
     // Before it is opened, which another writer does not allow: where the other one is, is what helps.
-    registry.refuse_second(&image, spec.steps.contains(&Step::ReadOnly))?;
+    registry.refuse_second(&image, Use::Disk, spec.steps.contains(&Step::ReadOnly))?;
     let stack = Stack::open(spec, Access::WriteIfPossible)?;
     let (held, mount) = hold(&registry, image, &stack)?;
     let node = held.holding().node.clone().unwrap_or_default();

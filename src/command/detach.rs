@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result {
     };
     let how = if args.lazy { Unmount::Lazy } else { Unmount::Plain };
     if args.all {
-        for holding in registry.list()?.iter().filter(|holding| holding.used_as == Use::Disk) {
+        for holding in registry.list()?.iter().filter(|holding| matches!(holding.used_as, Use::Disk | Use::Loop)) {
             report(registry.release(holding, how));
         }
     }

@@ -43,7 +43,8 @@ struct Listing {
 /// Prints the table.
 pub fn run(args: &Args) -> Result {
     let mut rows: Vec<Row> = loop_device::list().unwrap_or_default().iter().map(of_kernel).collect();
-    rows.extend(Registry::of_user()?.list()?.into_iter().map(|holding| Row {
+    let holdings = Registry::of_user()?.list()?.into_iter().filter(|holding| holding.used_as != Use::Loop);
+    rows.extend(holdings.map(|holding| Row {
         name: holding.node.filter(|_| holding.used_as == Use::Disk).unwrap_or(holding.point),
         sizelimit: holding.sizelimit,
         offset: holding.offset,
@@ -55,7 +56,7 @@ pub fn run(args: &Args) -> Result {
         kind: match holding.used_as {
             Use::Disk => "user",
             Use::Directory => "mount",
-            Use::Kernel => "kernel-mount",
+            Use::Kernel | Use::Loop => "kernel-mount",
         },
         pid: Some(holding.pid).filter(|pid| *pid > 0),
     }));

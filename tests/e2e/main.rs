@@ -4,6 +4,7 @@
 
 mod session;
 
+mod attach;
 mod command_line;
 mod doctor;
 mod info;

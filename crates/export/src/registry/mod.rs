@@ -24,6 +24,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::fuse::{self, Unmount};
+use crate::loop_device::{self, Device};
 use crate::mount_table;
 
 /// Most holdings of one user.
@@ -39,8 +40,17 @@ pub enum Use {
     Disk,
     /// A file system, mounted in user space: `loopbox mount`.
     Directory,
+    /// A disk as a loop device of the kernel: `loopbox attach` by root.
+    Loop,
     /// A file system, mounted by the kernel from a loop device: `loopbox mount` by root.
     Kernel,
+}
+
+impl Use {
+    /// Whether the kernel serves it, rather than a process.
+    fn by_kernel(self) -> bool {
+        matches!(self, Self::Loop | Self::Kernel)
+    }
 }
 
 /// An image: the file, however it is named.
@@ -90,7 +100,7 @@ pub struct Holding {
     pub block: u32,
     /// Where it is mounted.
     pub point: PathBuf,
-    /// Of a disk: the node. Of a mount by the kernel: the loop device.
+    /// Of a disk: the node. Of a loop device, or a mount of one: that.
     pub node: Option<PathBuf>,
     /// The process that serves it; 0 for the kernel.
     pub pid: i32,
@@ -132,7 +142,7 @@ pub struct Wanted {
     pub block: u32,
     /// Where it is mounted; of a disk the registry says it.
     pub point: Option<PathBuf>,
-    /// The loop device of a mount by the kernel.
+    /// The loop device, where the kernel serves it.
     pub node: Option<PathBuf>,
 }
 
@@ -188,8 +198,8 @@ impl Registry {
     ///
     /// # Errors
     /// `Busy`, naming where it is held already, when one of the two writes.
-    pub fn refuse_second(&self, image: &Image, read_only: bool) -> Result<()> {
-        refuse(&self.list()?, image, read_only)
+    pub fn refuse_second(&self, image: &Image, used_as: Use, read_only: bool) -> Result<()> {
+        refuse(&self.list()?, image, used_as, read_only)
     }
 
     /// Takes a number, and with it, for a disk, a place to mount it.
@@ -199,7 +209,7 @@ impl Registry {
     pub fn add(&self, wanted: Wanted) -> Result<Held> {
         let _lock = self.lock()?;
         let holdings = self.sweep()?;
-        refuse(&holdings, &wanted.image, wanted.read_only)?;
+        refuse(&holdings, &wanted.image, wanted.used_as, wanted.read_only)?;
         let taken = |number: &u32| holdings.iter().any(|holding| holding.number == *number);
         let Some(number) = (0..HOLDINGS_MAX).find(|number| !taken(number)) else {
             return Err(Error::new(Kind::Limit, format!("{HOLDINGS_MAX} holdings of one user")));
@@ -227,7 +237,7 @@ impl Registry {
             block: wanted.block,
             point,
             node,
-            pid: if wanted.used_as == Use::Kernel { 0 } else { Pid::as_raw(Some(getpid())) },
+            pid: if wanted.used_as.by_kernel() { 0 } else { Pid::as_raw(Some(getpid())) },
             since,
             outcome: None,
         };
@@ -244,6 +254,13 @@ impl Registry {
     /// `Busy`, naming who uses it; `Io` when its process failed to make everything durable, or died.
     pub fn release(&self, holding: &Holding, how: Unmount) -> Result<()> {
         let entry = self.entry(holding.number);
+        if holding.used_as == Use::Loop {
+            if let Some(node) = &holding.node {
+                loop_device::detach(&Device::named(node)?, how == Unmount::Lazy)?;
+            }
+            let _lock = self.lock()?;
+            return remove_file(&entry);
+        }
         let mut file = match File::open(&entry) {
             Ok(file) => file,
             // It ended meanwhile.
@@ -319,6 +336,7 @@ impl Registry {
             };
             let holding = read_entry(&mut file);
             let lives = match &holding {
+                Ok(holding) if holding.used_as == Use::Loop => is_attached(holding),
                 Ok(holding) if holding.used_as == Use::Kernel => mount_table::at(&holding.point)?
                     .is_some_and(|mounted| Some(Path::new(&mounted.source)) == holding.node.as_deref()),
                 _ => matches!(flock(&file, FlockOperation::NonBlockingLockExclusive), Err(Errno::WOULDBLOCK)),
@@ -340,7 +358,7 @@ impl Registry {
 
     /// Takes away what a dead process left.
     fn clean(&self, holding: &Holding) -> Result<()> {
-        if holding.used_as != Use::Kernel {
+        if !holding.used_as.by_kernel() {
             unmount_dead(&holding.point);
         }
         if holding.used_as == Use::Disk {
@@ -411,13 +429,24 @@ impl Held {
     }
 }
 
-fn refuse(holdings: &[Holding], image: &Image, read_only: bool) -> Result<()> {
-    let same = |other: &&Holding| (other.image.device, other.image.inode) == (image.device, image.inode);
+/// Whether a loop device still has the image that it was given.
+fn is_attached(holding: &Holding) -> bool {
+    let device = holding.node.as_ref().and_then(|node| Device::named(node).ok());
+    let identity = device.and_then(|device| loop_device::status(device.number)?.identity_or_path());
+    identity.is_some_and(|found| (found.device, found.inode) == (holding.image.device, holding.image.inode))
+}
+
+fn refuse(holdings: &[Holding], image: &Image, used_as: Use, read_only: bool) -> Result<()> {
+    let same = |other: &&Holding| {
+        // Of two loop devices the driver knows more: they may have different parts.
+        (other.image.device, other.image.inode) == (image.device, image.inode)
+            && !(used_as.by_kernel() && other.used_as.by_kernel())
+    };
     let Some(other) = holdings.iter().filter(same).find(|other| !(other.read_only && read_only)) else {
         return Ok(());
     };
     let (how, place) = match (&other.node, other.used_as) {
-        (Some(node), Use::Disk) => ("attached as", node),
+        (Some(node), Use::Disk | Use::Loop) => ("attached as", node),
         _ => ("mounted on", &other.point),
     };
     Err(Error::new(Kind::Busy, format!("{} is {how} {} already", image.path.display(), place.display())))
