@@ -6,6 +6,7 @@
 extern crate loopbox_fs as fs;
 
 mod device;
+mod hostile;
 mod peers;
 
 use std::path::Path;
