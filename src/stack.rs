@@ -83,6 +83,18 @@ fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<Arc<dyn BlockDev
         Step::Offset(offset) => window(*offset, size - offset),
         Step::SizeLimit(0) => Ok(device),
         Step::SizeLimit(limit) => window(0, size.min(*limit)),
+        Step::Partition(selector) => {
+            let table = format::partition::read(&device)?;
+            let table = table.ok_or_else(|| Error::new(Kind::NotFound, "no partition table"))?;
+            let partition = table.find(selector, |partition| {
+                // One that lies behind the end of the device is not the one that is looked for.
+                let Ok((start, len)) = partition.range(size) else { return Ok(Default::default()) };
+                let found = fs::identify::identify(&Window::new(Arc::clone(&device), start, len)?)?;
+                Ok(found.map(|found| (found.label, found.uuid)).unwrap_or_default())
+            })?;
+            let (start, len) = partition.range(size)?;
+            window(start, len)
+        }
         // These speak of the file, or of how its bytes are taken, and were heard when it was opened.
         Step::ReadWrite | Step::Direct | Step::Block(_) | Step::Format(_) => Ok(device),
         other => Err(Error::new(Kind::Unsupported, format!("{other:?}"))),

@@ -35,6 +35,10 @@ fn a_disk_with_partitions_is_described_to_people_and_scripts() {
     assert_eq!(json["partitions"][1]["content"]["filesystem"]["size_bytes"], 8 << 20);
     let json: serde_json::Value = serde_json::from_str(&info(&["--json", &format!("{disk},offset=4M")])).unwrap();
     assert_eq!(json["filesystem"]["label"], "root");
+    for one in ["2", "LABEL=root", "UUID=6ba7b810-9dad-11d1-80b4-00c04fd430c8"] {
+        let json = info(&["--json", &format!("{disk},partition={one}")]);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["filesystem"]["label"], "root", "{one}");
+    }
 }
 
 #[test]
