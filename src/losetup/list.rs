@@ -22,7 +22,13 @@ pub struct Kind {
 
 const fn column(name: &'static str, kind: Type, about: &'static str, cell: fn(&Device) -> Option<Vec<u8>>) -> Kind {
     let right = !matches!(kind, Type::Text);
-    Kind { column: Column { name, kind, right }, about, newer: false, cell }
+    Kind { column: Column { name, kind, right, yields: false }, about, newer: false, cell }
+}
+
+/// A column of names, which gives way on a narrow terminal.
+const fn names(name: &'static str, about: &'static str, cell: fn(&Device) -> Option<Vec<u8>>) -> Kind {
+    let column = Column { name, kind: Type::Text, right: false, yields: true };
+    Kind { column, about, newer: false, cell }
 }
 
 const fn newer(name: &'static str, kind: Type, about: &'static str, cell: fn(&Device) -> Option<Vec<u8>>) -> Kind {
@@ -45,9 +51,9 @@ fn back_numbers(device: &Device) -> Option<(u32, u32)> {
 
 /// All columns, in the order of `--output-all`.
 pub const KINDS: &[Kind] = &[
-    column("NAME", Type::Text, "loop device name", |device| Some(device.path.as_os_str().as_bytes().to_vec())),
+    names("NAME", "loop device name", |device| Some(device.path.as_os_str().as_bytes().to_vec())),
     column("AUTOCLEAR", Type::Flag, "autoclear flag set", |device| flag(device.number("loop/autoclear") == Some(1))),
-    column("BACK-FILE", Type::Text, "device backing file", |device| Some(device.backing_file()?.as_bytes().to_vec())),
+    names("BACK-FILE", "device backing file", |device| Some(device.backing_file()?.as_bytes().to_vec())),
     column("BACK-INO", Type::Number, "backing file inode number", |device| number(device.info().ok()?.inode)),
     column("BACK-MAJ:MIN", Type::Text, "backing file major:minor device number", |device| {
         let (major, minor) = back_numbers(device)?;

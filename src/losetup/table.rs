@@ -1,7 +1,7 @@
 //! Tables as util-linux prints them: in columns, raw, and as JSON.
 //!
 //! Columns are as wide as their widest cell and one space apart; numbers stand on the right; the last column is not
-//! filled up. On a terminal that is too narrow, columns give way from left to right, a character at a time, down to
+//! filled up. On a terminal that is too narrow, columns of names give way from left to right, a character at a time, down to
 //! the width of their headings; a cell that is then too wide is written whole, and the row goes on below it.
 
 use std::ffi::OsString;
@@ -28,6 +28,8 @@ pub struct Column {
     pub kind: Type,
     /// Whether it stands on the right.
     pub right: bool,
+    /// Whether it gives way on a narrow terminal.
+    pub yields: bool,
 }
 
 /// How a table is written.
@@ -180,8 +182,8 @@ impl Table {
         let mut total = widths.iter().sum::<usize>() + widths.len().saturating_sub(1);
         while total > terminal {
             let before = total;
-            for (width, narrowest) in widths.iter_mut().zip(&narrowest) {
-                if total > terminal && *width > *narrowest {
+            for ((column, width), narrowest) in self.columns.iter().zip(&mut widths).zip(&narrowest) {
+                if column.yields && total > terminal && *width > *narrowest {
                     *width -= 1;
                     total -= 1;
                 }

@@ -4,6 +4,8 @@
 //! programs attach meanwhile is seen by neither. What the driver itself answers (the next free device) may change
 //! between two runs, so a difference counts when it stays.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,6 +56,8 @@ struct Pair {
     devices: Vec<Device>,
     user: User,
     before: &'static str,
+    /// The numbers of the devices that scripts were given.
+    given: RefCell<BTreeSet<u32>>,
 }
 
 impl Pair {
@@ -63,7 +67,7 @@ impl Pair {
             std::fs::create_dir(scratch.join(folder)).unwrap();
             symlink(target, scratch.join(folder).join("losetup")).unwrap();
         }
-        Self { scratch, devices: Vec::new(), user: User::Myself, before: "" }
+        Self { scratch, devices: Vec::new(), user: User::Myself, before: "", given: RefCell::default() }
     }
 
     fn image(&self, name: &str, bytes: u64) -> PathBuf {
@@ -79,8 +83,12 @@ impl Pair {
         attached.device.clone()
     }
 
-    /// The words of a case, quoted for a shell: `{0}` is the first device, `~` a blank.
+    /// The words of a case, quoted for a shell: `{0}` is the first device, `~` a blank. A case that begins with `$ ` is
+    /// words of the shell as they are.
     fn words(&self, case: &str) -> String {
+        if let Some(script) = case.strip_prefix("$ ") {
+            return script.to_owned();
+        }
         let mut words = String::new();
         for word in case.split(' ').filter(|word| !word.is_empty()) {
             let mut word = word.replace('~', " ").replace("''", "");
@@ -130,6 +138,13 @@ impl Pair {
             let words: Vec<String> = wrong.iter().map(|(case, ..)| self.words(case)).collect();
             let said = self.run("theirs", &words).into_iter().zip(self.run("ours", &words));
             wrong = wrong.into_iter().zip(said).map(|((case, ..), (theirs, ours))| (case, theirs, ours)).collect();
+            for (case, theirs, ours) in &mut wrong {
+                if case.starts_with("$ ") {
+                    assert!(theirs.contains("/dev/loop") || theirs.contains("exclusive arguments"), "{case}\n{theirs}");
+                    self.given.borrow_mut().extend(numbers(theirs).chain(numbers(ours)));
+                    (*theirs, *ours) = (without_numbers(theirs), without_numbers(ours));
+                }
+            }
             wrong.retain(|(_, theirs, ours)| theirs != ours);
             if wrong.is_empty() {
                 return;
@@ -145,11 +160,29 @@ impl Drop for Pair {
     fn drop(&mut self) {
         for device in &self.devices {
             let _ = detach(device, true);
-            if device.number >= 8 {
-                let _ = Control::open().unwrap().remove(device.number);
-            }
+        }
+        // What was made for want of a free one.
+        let numbers = self.devices.iter().map(|device| device.number).chain(self.given.take());
+        for number in numbers.filter(|number| *number >= 8) {
+            let _ = Control::open().unwrap().remove(number);
         }
     }
+}
+
+/// The numbers of the loop devices that a text names.
+fn numbers(text: &str) -> impl Iterator<Item = u32> {
+    text.split("/dev/loop").skip(1).filter_map(|part| part.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+}
+
+/// The text with N for the numbers of loop devices: two runs get the device that is free then.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split("/dev/loop");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str("/dev/loopN");
+        out.push_str(part.trim_start_matches(|character: char| character.is_ascii_digit()));
+    }
+    out
 }
 
 /// Two images on three devices, the last with all that can be set.
@@ -220,4 +253,146 @@ fn a_dev_without_nodes_is_told_the_same() {
     pair.compare(cases);
     pair.before = "mount -t tmpfs none /dev; mknod /dev/null c 1 3; mknod /dev/loop-control c 10 237";
     pair.compare(cases);
+}
+
+#[test]
+fn what_is_attached_is_the_same() {
+    requires_losetup!();
+    let pair = Pair::new("losetup-attach");
+    for (name, bytes) in
+        [("disk.img", 8 << 20), ("tiny.img", 100), ("empty.img", 0), ("odd.img", 5000), ("big.img", 1 << 32)]
+    {
+        pair.image(name, bytes);
+    }
+    let options = "
+        disk.img
+        -r disk.img
+        disk.img -o 512
+        disk.img -o 100
+        disk.img -o 1K --sizelimit 1MiB
+        disk.img --sizelimit 100
+        disk.img --sizelimit 1000
+        disk.img --sizelimit 1048577
+        disk.img --sizelimit 16M
+        disk.img -o 1 --sizelimit 1024
+        disk.img -o 8388607
+        disk.img -o 8388608
+        disk.img -o 8389120
+        disk.img -o 9999999999999
+        disk.img -o 8388000
+        disk.img -b 512
+        disk.img -b 4096
+        disk.img -b 4096 -o 512
+        disk.img -b 1K --sizelimit 512
+        disk.img -b 4294967296
+        -P disk.img
+        -rP disk.img
+        --direct-io disk.img
+        --direct-io=on disk.img -b 4096
+        --direct-io=off disk.img
+        --direct-io disk.img -o 512
+        --direct-io disk.img -o 24
+        -L disk.img
+        -v disk.img
+        -l disk.img
+        -J disk.img
+        -O NAME disk.img
+        ./disk.img
+        tiny.img
+        empty.img
+        odd.img
+        odd.img -o 904
+        odd.img -b 4096
+        odd.img -r
+        big.img --sizelimit 1.37G
+        big.img --sizelimit 1.05K
+        big.img --sizelimit 0x1.8K
+        big.img --sizelimit 5.K
+    ";
+    let columns = "NAME,SIZELIMIT,OFFSET,AUTOCLEAR,PARTSCAN,RO,BACK-FILE,BACK-INO,DIO,LOG-SEC";
+    let after = format!(
+        ">$OUT/device; read -r device <$OUT/device; echo $device; losetup $device; losetup -l --raw -O {columns} $device; \
+         losetup -d $device; losetup $device"
+    );
+    let cases = options.lines().map(str::trim).filter(|options| !options.is_empty());
+    let cases: Vec<String> = cases.map(|options| format!("$ --show -f {options} {after}")).collect();
+    pair.compare(&cases.join("\n"));
+}
+
+#[test]
+fn what_is_changed_and_detached_is_the_same() {
+    requires_losetup!();
+    let pair = Pair::new("losetup-change");
+    pair.image("disk.img", 8 << 20);
+    pair.image("other.img", 8 << 20);
+    // Each starts with a device of its own and lets it go.
+    let cases = [
+        "losetup -b 4096 $device; losetup -l $device",
+        "losetup --direct-io $device; losetup -l $device",
+        "losetup -b 4096 --direct-io=on $device; losetup -l $device",
+        "losetup -b 777 $device; losetup -l $device",
+        "losetup -d $device /dev/nosuch; losetup $device",
+        "losetup -d /dev/nosuch $device; losetup $device",
+        "losetup -d $device $device; losetup $device",
+        "losetup -d $device; losetup -d $device; losetup -c $device; losetup -b 512 $device; losetup --direct-io $device",
+        "losetup -d $device; losetup -lJ $device; losetup --output-all -lJ $device; losetup -l --raw $device",
+        "losetup -d $device; losetup $device other.img; losetup -l -O BACK-FILE $device; losetup $device disk.img",
+        "losetup -d $device; losetup -r --show $device other.img -o 512; losetup $device",
+        "losetup -d $device; losetup ${device#/dev/} other.img; losetup $device",
+        "losetup -d $device; (cd /dev; losetup --show ./${device#/dev/} /etc/passwd; losetup -d ${device#/dev/}); losetup $device",
+        "losetup -c $device; losetup -v -c $device; losetup --set-capacity=$device",
+        "exec 9<$device; losetup -d $device; losetup $device; losetup -O AUTOCLEAR $device; exec 9<&-; losetup $device",
+    ];
+    let cases = cases.map(|case| {
+        format!(
+            "$ --show -f disk.img >$OUT/device; read -r device <$OUT/device; echo $device; {case}; losetup -d $device 2>/dev/null"
+        )
+    });
+    pair.compare(&cases.join("\n"));
+}
+
+#[test]
+fn detach_all_is_the_same() {
+    requires_losetup!();
+    for which in ["theirs", "ours"] {
+        let pair = listed("losetup-all");
+        let said = pair.run(which, &[pair.words("-D"), pair.words("-a"), pair.words("-Dv")]);
+        for said in said {
+            assert_eq!(said, "[stderr]\n[exit status]\n0\n", "{which}");
+        }
+        for device in &pair.devices {
+            rig::wait_until("the end of it", || {
+                export::loop_device::status(device.number)
+                    .is_none_or(|status| !status.backing_file.starts_with(pair.scratch.path()))
+            });
+        }
+    }
+}
+
+#[test]
+fn narrow_terminals_show_the_same() {
+    requires_losetup!();
+    rig::requires!("script", "stty");
+    let pair = listed("losetup-width");
+    let widths = [0, 1, 20, 40, 56, 60, 79, 80, 81, 90, 100, 101, 102, 103, 104, 105, 106, 110, 120, 130, 200];
+    let mut script = String::new();
+    for width in widths {
+        let device = pair.devices[2].path().display();
+        script.push_str(&format!("stty cols {width}; echo width {width}\n"));
+        for words in ["-l", "-nl", "-O BACK-FILE,NAME,BACK-INO", "-l --output-all", &format!("-l {device}")] {
+            script.push_str(&format!("$LOSETUP/losetup {words}\n"));
+        }
+    }
+    let file = pair.scratch.join("script");
+    std::fs::write(&file, script).unwrap();
+    let isolated = ISOLATED.split("exec $AS").next().unwrap();
+    let said = ["theirs", "ours"].map(|which| {
+        let mut command = Command::new("unshare");
+        let run = format!("{isolated} exec script -qec \"sh {}\" /dev/null", file.display());
+        let names = pair.devices.iter().map(|device| format!("loop{}", device.number)).collect::<Vec<_>>().join(" ");
+        command.args(["-m", "sh", "-c", &run]).env("DEVICES", names).env("BEFORE", "").env("LC_ALL", "C.UTF-8");
+        rig::run_command(command.env("LOSETUP", pair.scratch.join(which)))
+    });
+    assert!(said[0].contains("width 200"), "{}", said[0]);
+    assert_eq!(said[0], said[1]);
 }
