@@ -22,7 +22,9 @@ pub const INDEXED_BYTES_MAX: u64 = 256 << 20;
 pub const INDEX_BYTES_MAX: usize = 64 << 20;
 /// How many indexes are kept.
 pub const INDEXES_MAX: usize = 256;
-/// The first window, bytes; each next one is twice as large, up to the last.
+/// The window for one record, with what may stand before the next one, bytes.
+const ONE_RECORD_BYTES: u64 = 512;
+/// The first window of a listing, bytes; each next one is twice as large, up to the last.
 const WINDOW_BYTES_MIN: u64 = 8 << 10;
 const WINDOW_BYTES_MAX: u64 = 128 << 10;
 
@@ -103,10 +105,20 @@ pub(super) fn list(
     offset: u64,
     visit: &mut dyn FnMut(Listed<'_>) -> ControlFlow<()>,
 ) -> Result<()> {
+    list_by(medium, directory, offset, WINDOW_BYTES_MIN, visit)
+}
+
+/// The same with a first window of so many bytes.
+fn list_by(
+    medium: &Medium,
+    directory: Directory,
+    offset: u64,
+    mut window_bytes: u64,
+    visit: &mut dyn FnMut(Listed<'_>) -> ControlFlow<()>,
+) -> Result<()> {
     let mut names = Names::default();
     let mut window = Vec::new();
     let mut window_start = offset;
-    let mut window_bytes = WINDOW_BYTES_MIN;
     let mut at = offset;
     // The first record of the file whose last section has not come yet, and that section's name.
     let mut open: Option<u64> = None;
@@ -175,7 +187,7 @@ pub(super) fn find(medium: &Medium, indexes: &Indexes, directory: Directory, nam
                 let offset = u64::from(*offset);
                 // The record of the index alone, with its other sections.
                 let mut first = None;
-                list(medium, directory, offset, &mut |listed| {
+                list_by(medium, directory, offset, ONE_RECORD_BYTES, &mut |listed| {
                     first = (listed.offset == offset).then(|| compare(listed));
                     ControlFlow::Break(())
                 })?;
