@@ -6,12 +6,11 @@
 //!    file    window     window   read only          order typed = order stacked
 //! ```
 
-#![allow(dead_code, reason = "the commands that open images are on their way")]
-
 use std::sync::Arc;
 
-use backing::{FileBacking, Open};
-use block::layer::{ReadOnly, Window};
+use backing::{FileBacking, Memory, Open};
+use block::layer::overlay::Layout;
+use block::layer::{Overlay, ReadOnly, Window};
 use block::{BlockDevice, Error, Kind, ReadAt as _, Result, ResultExt as _};
 use format::spec::{Spec, Step};
 
@@ -30,6 +29,7 @@ pub struct Stack {
     /// What it was made from.
     pub spec: Spec,
     /// The file at the bottom.
+    #[allow(dead_code, reason = "for attach, which looks at the file's identity")]
     pub backing: Arc<FileBacking>,
     /// The device at the top.
     pub device: Arc<dyn BlockDevice>,
@@ -56,11 +56,15 @@ fn open_backing(spec: &Spec, access: Access) -> Result<FileBacking> {
     let direct = has(|step| *step == Step::Direct);
     let must = has(|step| *step == Step::ReadWrite);
     let never = has(|step| matches!(step, Step::ReadOnly | Step::Overlay(_)));
-    let reading = Open { direct, ..Open::READ };
+    let block = spec.steps.iter().rev().find_map(|step| match step {
+        Step::Block(bytes) => Some(*bytes),
+        _ => None,
+    });
+    let reading = Open { direct, block, ..Open::READ };
     if never || (access == Access::Read && !must) {
         return FileBacking::open(&spec.path, reading);
     }
-    match FileBacking::open(&spec.path, Open { direct, ..Open::WRITE }) {
+    match FileBacking::open(&spec.path, Open { direct, block, ..Open::WRITE }) {
         Err(error) if !must && matches!(error.kind(), Kind::Denied | Kind::NotPermitted | Kind::ReadOnly) => {
             FileBacking::open(&spec.path, reading)
         }
@@ -95,8 +99,82 @@ fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<Arc<dyn BlockDev
             let (start, len) = partition.range(size)?;
             window(start, len)
         }
+        Step::Overlay(None) => {
+            let layout = Layout::new(size)?;
+            let changes = Memory::new(layout.size())?;
+            Ok(Arc::new(Overlay::volatile(device, changes, layout)?))
+        }
+        Step::Overlay(Some(file)) => {
+            let changes = match FileBacking::open(file, Open::WRITE) {
+                Err(error) if error.kind() == Kind::NotFound => FileBacking::create(file, Layout::new(size)?.size())?,
+                opened => opened?,
+            };
+            Ok(Arc::new(Overlay::open_or_create(device, changes)?))
+        }
         // These speak of the file, or of how its bytes are taken, and were heard when it was opened.
         Step::ReadWrite | Step::Direct | Step::Block(_) | Step::Format(_) => Ok(device),
         other => Err(Error::new(Kind::Unsupported, format!("{other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(words: &str) -> Result<Stack> {
+        Stack::open(&Spec::parse(words)?, Access::WriteIfPossible)
+    }
+
+    fn bytes(stack: &Stack, offset: u64) -> [u8; 4] {
+        let mut bytes = [0; 4];
+        stack.device.read_at(&mut bytes, offset).unwrap();
+        bytes
+    }
+
+    /// An image of 64 KiB that counts its 4-byte words.
+    fn image(scratch: &rig::Scratch) -> String {
+        let content: Vec<u8> = (0..16_384_u32).flat_map(u32::to_be_bytes).collect();
+        std::fs::write(scratch.join("disk.img"), content).unwrap();
+        scratch.join("disk.img").display().to_string()
+    }
+
+    #[test]
+    fn the_order_typed_is_the_order_stacked() {
+        let scratch = rig::Scratch::new("stack");
+        let image = image(&scratch);
+        let stack = open(&format!("{image},offset=4K,sizelimit=8K,offset=1K")).unwrap();
+        assert_eq!((stack.device.size(), bytes(&stack, 0)), (7 << 10, 1280_u32.to_be_bytes()));
+        let stack = open(&format!("{image},offset=1K,offset=4K,sizelimit=8K")).unwrap();
+        assert_eq!((stack.device.size(), bytes(&stack, 0)), (8 << 10, 1280_u32.to_be_bytes()));
+        let error = open(&format!("{image},offset=65K")).unwrap_err();
+        assert_eq!(error.kind(), Kind::OutOfRange, "{error:?}");
+    }
+
+    #[test]
+    fn an_overlay_takes_the_writes_and_the_image_stays_as_it_is() {
+        let scratch = rig::Scratch::new("stack");
+        let image = image(&scratch);
+        let before = std::fs::read(&image).unwrap();
+        let kept = format!("{image},overlay={}", scratch.join("changes").display());
+        for (words, after_reopening) in [(format!("{image},overlay"), [0, 0, 4, 0]), (kept, *b"mine")] {
+            let stack = open(&words).unwrap();
+            stack.device.write_at(b"mine", 4096).unwrap();
+            assert_eq!(bytes(&stack, 4096), *b"mine");
+            stack.device.flush().unwrap();
+            drop(stack);
+            assert_eq!(bytes(&open(&words).unwrap(), 4096), after_reopening, "{words}");
+            assert_eq!(std::fs::read(&image).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn what_is_only_read_stays_so() {
+        let scratch = rig::Scratch::new("stack");
+        let image = image(&scratch);
+        let stack = open(&format!("{image},ro,block=4096")).unwrap();
+        assert_eq!(stack.device.write_at(b"x", 0).unwrap_err().kind(), Kind::ReadOnly);
+        assert_eq!((stack.device.limits().read_only, stack.device.limits().block), (true, 4096));
+        assert!(!open(&image).unwrap().device.limits().read_only);
+        assert!(Stack::open(&Spec::parse(&image).unwrap(), Access::Read).unwrap().device.limits().read_only);
     }
 }

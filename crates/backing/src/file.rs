@@ -33,13 +33,15 @@ pub struct Open {
     pub direct: bool,
     /// Refuse when another has it open for writing. Means nothing for a file that is only read.
     pub lock: bool,
+    /// Logical block of the disk, bytes, a power of two; `None`: 512, or the block device's own.
+    pub block: Option<u32>,
 }
 
 impl Open {
     /// For reading.
-    pub const READ: Self = Self { write: false, direct: false, lock: true };
+    pub const READ: Self = Self { write: false, direct: false, lock: true, block: None };
     /// For reading and writing, excluding other writers.
-    pub const WRITE: Self = Self { write: true, direct: false, lock: true };
+    pub const WRITE: Self = Self { write: true, direct: false, lock: true, block: None };
 }
 
 /// A regular file or a block device, whose bytes are the device's.
@@ -116,7 +118,7 @@ impl FileBacking {
         } else {
             (metadata.len(), 512)
         };
-        let block = block.max(1).next_power_of_two();
+        let block = open.block.unwrap_or(block).clamp(1, 1 << 16).next_power_of_two();
         let preferred = u32::try_from(metadata.blksize()).unwrap_or(4096).clamp(4096, 1 << 20).next_power_of_two();
         let limits = Limits { block, preferred: preferred.max(block), depth: 32, read_only: !open.write };
         let direct = open.direct.then(|| open_direct(&path, open, &metadata, block.max(4096))).transpose()?;
