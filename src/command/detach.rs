@@ -7,6 +7,7 @@ use export::fuse::Unmount;
 use export::loop_device::{self, Detached, Device};
 use export::registry::{Holding, Registry, Use};
 
+use super::mount::is_image;
 use super::{Result, Status};
 use crate::print;
 
@@ -76,11 +77,6 @@ fn find(holdings: &[Holding], disk: &Path) -> Option<Holding> {
     let disks = || holdings.iter().filter(|holding| holding.used_as == Use::Disk);
     disks()
         .find(|holding| path.starts_with(&holding.point))
-        .or_else(|| disks().find(|holding| is_image(holding, &path)))
+        .or_else(|| disks().find(|holding| is_image(&holding.image, &path)))
         .cloned()
-}
-
-fn is_image(holding: &Holding, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (holding.image.device, holding.image.inode))
 }

@@ -7,6 +7,8 @@ pub mod doctor;
 pub mod info;
 pub mod list;
 pub mod man;
+pub mod mount;
+pub mod umount;
 
 /// What a command came to, when nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

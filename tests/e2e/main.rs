@@ -9,3 +9,4 @@ mod command_line;
 mod doctor;
 mod info;
 mod losetup;
+mod mount;

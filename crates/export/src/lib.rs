@@ -15,6 +15,7 @@ pub mod loop_device;
 pub mod mount_table;
 pub mod registry;
 pub mod server;
+pub mod user;
 
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::user;
 use block::{Error, Kind, Result, ResultExt as _};
 
 /// The folder of this user, made where it is missing: `$XDG_RUNTIME_DIR/loopbox`, else `/run/loopbox` for root, else
@@ -26,7 +27,7 @@ pub fn of_user() -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    let path = PathBuf::from(format!("/tmp/loopbox-{}", outside(user)));
+    let path = PathBuf::from(format!("/tmp/loopbox-{}", user::outside(user)));
     make(&path).context(|| format!("folder {}", path.display()))?;
     check(&path, user)?;
     Ok(path)
@@ -54,33 +55,9 @@ fn check(path: &Path, user: u32) -> Result<()> {
     Err(Error::new(Kind::Denied, format!("{} {what}", path.display())))
 }
 
-/// The number that a user of this user namespace has outside of it: that of `root` in `unshare -Ur` is the caller's.
-fn outside(user: u32) -> u32 {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    mapped(&map, user).unwrap_or(user)
-}
-
-/// Lines of `inside outside count`, user_namespaces(7).
-fn mapped(map: &str, user: u32) -> Option<u32> {
-    map.lines().find_map(|line| {
-        let mut numbers = line.split_whitespace().map_while(|word| word.parse::<u32>().ok());
-        let (inside, outside, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
-        let within = user.checked_sub(inside).filter(|within| *within < count)?;
-        outside.checked_add(within)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_have_a_number_outside() {
-        assert_eq!(mapped("         0       1001          1\n", 0), Some(1001));
-        assert_eq!(mapped("0 1001 1\n1 100000 65536\n", 5), Some(100_004));
-        assert_eq!(mapped("0 0 4294967295", 7), Some(7));
-        assert_eq!(mapped("", 7), None);
-    }
 
     #[test]
     fn a_folder_that_others_can_change_is_refused() {

@@ -267,8 +267,12 @@ impl Registry {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io(entry.display().to_string(), error)),
         };
-        let here = mount_table::at(&holding.point)?.is_some();
-        if here {
+        let top = mount_table::at(&holding.point)?;
+        if top.as_ref().is_some_and(|top| !holding.used_as.by_kernel() && top.kind != fuse::KIND) {
+            let context = format!("{}: something else is mounted over it", holding.point.display());
+            return Err(Error::new(Kind::Busy, context));
+        }
+        if top.is_some() {
             fuse::unmount(&holding.point, how)?;
         } else if let Some(pid) = Pid::from_raw(holding.pid).filter(|_| holding.used_as != Use::Kernel) {
             // It is mounted where this process cannot see it (another mount namespace), or not yet, or no more.

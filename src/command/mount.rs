@@ -1,0 +1,253 @@
+//! `loopbox mount`: the file system of an image becomes a part of the tree.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use block::{BlockDevice, Error, Kind, ReadAt as _, ResultExt as _, Source};
+use export::fuse::{Mount, Options, check_point};
+use export::loop_device;
+use export::registry::{Image, Outcome, Registry, Use, Wanted};
+use export::server;
+use format::spec::{self, Spec, Step};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+
+use super::{Result, Status};
+use crate::print;
+use crate::stack::{Access, Stack};
+
+/// Runs of a device that are looked at to find where it lies in its file.
+const RUNS_MAX: usize = 1024;
+
+/// Mount the file system of an image on a directory, and return when it is usable.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "As root the kernel mounts it, where it knows the file system. Otherwise, or with --user, loopbox \
+                        serves it read-only from user space: an ordinary user then reads all files in it, whatever \
+                        their modes, and nobody else does (but with -o allow_other, when modes count)."
+)]
+pub struct Args {
+    /// The image, with its options: `disk.img,partition=2`.
+    #[arg(value_name = "IMAGE")]
+    image: OsString,
+
+    /// The directory.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+
+    /// Options as for mount(8), separated by commas: ro, uid=, gid=, umask=, fmask=, dmask=, allow_other,
+    /// default_permissions, noexec, nosuid, nodev, noatime; and those of an image: offset=, sizelimit=, partition=.
+    #[arg(short, long = "options", value_name = "OPTIONS", value_delimiter = ',')]
+    options: Vec<OsString>,
+
+    /// Mount read-only.
+    #[arg(short, long)]
+    read_only: bool,
+
+    /// Serve it from user space, whoever you are.
+    #[arg(long)]
+    user: bool,
+
+    /// Stay and serve it until it is unmounted or Ctrl-C is pressed.
+    #[arg(short, long)]
+    foreground: bool,
+}
+
+/// What was asked for with `-o`.
+struct Asked {
+    options: Options,
+    /// `rw` rather than nothing or `ro`.
+    write: bool,
+    /// `ro`.
+    read_only: bool,
+    /// What only the kernel may understand.
+    others: Vec<String>,
+}
+
+/// Mounts it.
+pub fn run(args: &Args) -> Result {
+    let mut spec = Spec::parse(&args.image)?;
+    let asked = asked(args, &mut spec)?;
+    let by_kernel = !args.user && !args.foreground && loop_device::Control::open().is_ok();
+    let stack = Stack::open(&spec, Access::Read)?;
+    if by_kernel && let Some(kind) = kernel_kind(stack.device.as_ref())? {
+        mount_by_kernel(args, &asked, &stack, kind)?;
+    } else {
+        serve(args, &asked, &stack)?;
+    }
+    Ok(Status::Done)
+}
+
+/// Takes the options apart: those of the mount, and those of the image, which go behind what is in `spec`.
+fn asked(args: &Args, spec: &mut Spec) -> block::Result<Asked> {
+    let mut options = Options::of_user(export::user::is_root());
+    let (mut write, mut read_only, mut others) = (false, args.read_only, Vec::new());
+    for word in args.options.iter().filter(|word| !word.is_empty()) {
+        let Some(text) = word.to_str() else {
+            return Err(Error::new(Kind::Invalid, format!("option {} of a mount", word.display())));
+        };
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        let number = |radix| {
+            value.and_then(|value| u32::from_str_radix(value, radix).ok()).ok_or_else(|| {
+                Error::new(Kind::Invalid, format!("number of the option {}", print::escaped(text.as_bytes())))
+            })
+        };
+        match name {
+            "ro" => (read_only, write) = (true, false),
+            "rw" => (read_only, write) = (false, true),
+            "uid" => options.ownership.uid = Some(number(10)?),
+            "gid" => options.ownership.gid = Some(number(10)?),
+            "umask" => {
+                options.ownership.file_mask = number(8)?;
+                options.ownership.directory_mask = number(8)?;
+            }
+            "fmask" => options.ownership.file_mask = number(8)?,
+            "dmask" => options.ownership.directory_mask = number(8)?,
+            "allow_other" => options.allow_other = true,
+            "default_permissions" => options.check_permissions = true,
+            "suid" | "nosuid" => options.nosuid = name == "nosuid",
+            "dev" | "nodev" => options.nodev = name == "nodev",
+            "exec" | "noexec" => options.noexec = name == "noexec",
+            "atime" | "noatime" => options.noatime = name == "noatime",
+            // Words of mount(8) that change nothing here.
+            "defaults" | "loop" | "user" | "users" | "nouser" | "auto" | "noauto" | "nofail" | "_netdev"
+            | "relatime" => {
+                continue;
+            }
+            _ if spec::WORDS.iter().any(|known| known.name == name) => {
+                spec.steps.extend(Spec::parse(format!("image,{text}"))?.steps);
+                continue;
+            }
+            _ => {}
+        }
+        if !matches!(name, "ro" | "rw" | "suid" | "nosuid" | "dev" | "nodev" | "exec" | "noexec" | "atime" | "noatime")
+        {
+            others.push(text.to_owned());
+        }
+    }
+    Ok(Asked { options, write, read_only, others })
+}
+
+/// Options that loopbox's own mounts know.
+fn is_ours(option: &str) -> bool {
+    const OURS: &[&str] = &["uid", "gid", "umask", "fmask", "dmask", "allow_other", "default_permissions"];
+    OURS.contains(&option.split('=').next().unwrap_or(option))
+}
+
+/// The name under which the kernel knows the file system of a device, if it does.
+fn kernel_kind(device: &dyn BlockDevice) -> block::Result<Option<&'static str>> {
+    let Some(found) = fs::identify::identify(device)? else { return Ok(None) };
+    let known = std::fs::read_to_string("/proc/filesystems").context(|| "/proc/filesystems")?;
+    let is_known = known.lines().any(|line| !line.starts_with("nodev") && line.trim() == found.name);
+    Ok(Some(found.name).filter(|_| is_known))
+}
+
+fn serve(args: &Args, asked: &Asked, stack: &Stack) -> block::Result<()> {
+    if asked.write {
+        return Err(Error::new(Kind::Unsupported, "writing through a mount in user space: leave out rw"));
+    }
+    if let Some(unknown) = asked.others.iter().find(|option| !is_ours(option)) {
+        return Err(Error::new(Kind::Invalid, format!("unknown option {}", print::escaped(unknown.as_bytes()))));
+    }
+    let files =
+        fs::open(std::sync::Arc::new(std::sync::Arc::clone(&stack.device))).context(|| stack.spec.to_string())?;
+    let registry = Registry::of_user()?;
+    let point = check_point(&args.directory)?;
+    let held = registry.add(Wanted { point: Some(point.clone()), ..wanted(stack, Use::Directory)? })?;
+    let mount = match Mount::directory(files, &point, held.holding().image.path.as_os_str(), &asked.options) {
+        Ok(mount) => mount,
+        Err(error) => {
+            held.end(Outcome::Safe)?;
+            return Err(error);
+        }
+    };
+    if args.foreground {
+        return server::foreground(mount, held, move || {
+            let _ = writeln!(std::io::stderr(), "mounted on {}; Ctrl-C unmounts it", point.display());
+        });
+    }
+    server::background(mount, held)
+}
+
+fn wanted(stack: &Stack, used_as: Use) -> block::Result<Wanted> {
+    let part = part(stack.device.as_ref()).unwrap_or_default();
+    Ok(Wanted {
+        used_as,
+        image: Image::at(&stack.spec.path)?,
+        spec: stack.spec.to_string(),
+        read_only: true,
+        offset: part.0,
+        sizelimit: if stack.device.size() == stack.backing.size() { 0 } else { part.1 },
+        size: stack.device.size(),
+        block: stack.device.limits().block,
+        point: None,
+        node: None,
+    })
+}
+
+/// First byte and length of the part of the file that a device is, where it is nothing but that.
+fn part(device: &dyn BlockDevice) -> Option<(u64, u64)> {
+    let mut at = 0;
+    for _ in 0..RUNS_MAX {
+        let extent = device.extent_at(at).ok()?;
+        match extent.source {
+            Source::File { offset, .. } => return Some((offset.checked_sub(at)?, device.size())),
+            Source::Hole => at += extent.len,
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn mount_by_kernel(args: &Args, asked: &Asked, stack: &Stack, kind: &str) -> block::Result<()> {
+    let spec = &stack.spec;
+    let is_layered = spec.steps.iter().any(|step| matches!(step, Step::Overlay(_)));
+    let Some((offset, sizelimit)) = part(stack.device.as_ref()).filter(|_| !is_layered) else {
+        return serve(args, asked, stack);
+    };
+    let registry = Registry::of_user()?;
+    let point = check_point(&args.directory)?;
+    let mut read_only = asked.read_only || spec.steps.contains(&Step::ReadOnly);
+    let mut wanted = wanted(stack, Use::Kernel)?;
+    registry.refuse_second(&wanted.image, Use::Kernel, read_only)?;
+    let options = loop_device::Options { offset, sizelimit, read_only, autoclear: true, ..Default::default() };
+    let attached = loop_device::attach(&spec.path, &options)?;
+    read_only |= loop_device::status(attached.device.number).is_some_and(|status| status.read_only);
+    let data: Vec<&str> = asked.others.iter().map(String::as_str).collect();
+    let data = std::ffi::CString::new(data.join(",")).map_err(|_| Error::new(Kind::Invalid, "options with a NUL"))?;
+    let mut flags = MountFlags::empty();
+    let words = |word: &str| args.options.iter().any(|option| option.as_bytes() == word.as_bytes());
+    for (word, flag) in [
+        ("nosuid", MountFlags::NOSUID),
+        ("nodev", MountFlags::NODEV),
+        ("noexec", MountFlags::NOEXEC),
+        ("noatime", MountFlags::NOATIME),
+    ] {
+        flags.set(flag, words(word));
+    }
+    let mount = |flags| rustix::mount::mount(attached.path(), &point, kind, flags, data.as_c_str());
+    flags.set(MountFlags::RDONLY, read_only);
+    let done = match mount(flags) {
+        Err(Errno::ROFS | Errno::ACCESS) if !asked.write && !read_only => {
+            read_only = true;
+            mount(flags | MountFlags::RDONLY)
+        }
+        other => other,
+    };
+    done.map_err(|os| {
+        let context =
+            format!("mount of {spec} on {} by the kernel, as {kind} (--user mounts it without)", point.display());
+        Error::io(context, os)
+    })?;
+    wanted.read_only = read_only;
+    wanted.node = Some(attached.path().to_owned());
+    wanted.point = Some(point);
+    registry.add(wanted).map(drop)
+}
+
+/// Whether `path` is one of the image's names.
+pub fn is_image(image: &Image, path: &Path) -> bool {
+    Image::at(path).is_ok_and(|found| (found.device, found.inode) == (image.device, image.inode))
+}
