@@ -83,6 +83,7 @@ fn attach_to_kernel(spec: &Spec, options: &loop_device::Options) -> Result {
     let registry = Registry::of_user()?;
     let image = Image::at(&spec.path)?;
     registry.refuse_second(&image, Use::Loop, options.read_only)?;
+    let options = &loop_device::Options { partitions: spans(spec), ..options.clone() };
     let attached = loop_device::attach(&spec.path, options)?;
     for note in &attached.notes {
         print::warning(note);
@@ -103,6 +104,18 @@ fn attach_to_kernel(spec: &Spec, options: &loop_device::Options) -> Result {
     })?;
     print::line(&device.display().to_string())?;
     Ok(Status::Done)
+}
+
+/// Where the partitions lie, for a kernel that does not know their table; none where there is no table to be read.
+fn spans(spec: &Spec) -> Vec<loop_device::Span> {
+    let Ok(stack) = Stack::open(spec, Access::Read) else { return Vec::new() };
+    let Ok(Some(table)) = partition::read(&stack.device) else { return Vec::new() };
+    let span = |partition: &partition::Partition| {
+        let (start, length) = partition.range(stack.device.size()).ok()?;
+        let length = if partition.role == Role::Extended { length.min(EXTENDED_BYTES) } else { length };
+        Some(loop_device::Span { number: partition.number, start, length })
+    };
+    table.partitions.iter().filter_map(span).collect()
 }
 
 fn serve(spec: &Spec, foreground: bool) -> Result {

@@ -8,5 +8,6 @@ mod attach;
 mod command_line;
 mod doctor;
 mod info;
+mod loop_device;
 mod losetup;
 mod mount;
