@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod archive;
 mod bytes;
 pub mod extract;
 mod file_system;
