@@ -20,6 +20,8 @@ use header::{BLOCK_BYTES, Member, Records, headers};
 
 /// Archives are a multiple of this long: 20 blocks, tar's record.
 const RECORD_BYTES: u64 = 10_240;
+/// Two blocks of zeroes end an archive.
+const END_BYTES: u64 = 1024;
 /// A hole shorter than this is written as zeroes, bytes.
 const HOLE_BYTES_MIN: u64 = 4096;
 /// The most runs of data that a sparse member lists; a file of more is written whole.
@@ -67,7 +69,7 @@ pub fn archive(
     if let Some(error) = ended {
         return Err(error);
     }
-    stream.zeroes(2 * BLOCK_BYTES as u64)?;
+    stream.zeroes(END_BYTES)?;
     let whole = stream.written().next_multiple_of(RECORD_BYTES);
     stream.zeroes(whole.saturating_sub(stream.written()))?;
     stream.flush()?;
@@ -211,7 +213,7 @@ impl Writer<'_, '_> {
                 holes = holes.saturating_add(len);
             } else {
                 // GNU tar begins each run with a new block: all but the last are whole blocks.
-                let start = at.saturating_sub(at % BLOCK_BYTES as u64);
+                let start = at & !0x1ff;
                 let end = at.saturating_add(len).next_multiple_of(BLOCK_BYTES as u64).min(size);
                 let count = runs.len();
                 match runs.last_mut() {
