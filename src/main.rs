@@ -16,8 +16,11 @@
 mod cli;
 mod command;
 mod describe;
+mod inside;
+mod listing;
 mod losetup;
 mod print;
+mod progress;
 mod stack;
 
 use std::process::ExitCode;

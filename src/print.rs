@@ -51,6 +51,8 @@ pub enum Style {
     Warning,
     /// A name to look at: a folder, a device.
     Name,
+    /// What points elsewhere.
+    Link,
 }
 
 impl Style {
@@ -63,6 +65,7 @@ impl Style {
             Self::Bad => "1;31",
             Self::Warning => "33",
             Self::Name => "1;34",
+            Self::Link => "1;36",
         }
     }
 }
@@ -70,6 +73,14 @@ impl Style {
 /// `text` in a style, for standard output.
 pub fn styled(style: Style, text: &str) -> String {
     paint(style, text, colored(io::stdout().is_terminal()))
+}
+
+/// Bytes in a style, for standard output.
+pub fn styled_bytes(style: Style, bytes: Vec<u8>) -> Vec<u8> {
+    if style == Style::Plain || !colored(io::stdout().is_terminal()) {
+        return bytes;
+    }
+    [format!("\x1b[{}m", style.code()).as_bytes(), &bytes, b"\x1b[0m"].concat()
 }
 
 fn paint(style: Style, text: &str, colored: bool) -> String {
@@ -107,23 +118,7 @@ pub fn json(value: &impl serde::Serialize) -> io::Result<()> {
 /// Bytes of unknown origin as one line of text: control characters and what is no UTF-8 are escaped, so that a name
 /// inside an image cannot write to the terminal.
 pub fn escaped(name: &[u8]) -> String {
-    let mut text = String::with_capacity(name.len());
-    for chunk in name.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            // Also the marks that turn the direction of text around, which hide what a name really is.
-            if character.is_control()
-                || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            {
-                let _ = write!(text, "{}", character.escape_default());
-            } else {
-                text.push(character);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
+    fs::path::Printable(name).to_string()
 }
 
 /// A number of bytes in powers of 1024 with one digit after the point: `1.4 GiB`.

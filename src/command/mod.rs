@@ -1,13 +1,18 @@
 //! One file a command: what it takes (`Args`) and what it does (`run`).
 
 pub mod attach;
+pub mod cat;
 pub mod completions;
+pub mod cp;
 pub mod detach;
 pub mod doctor;
 pub mod info;
 pub mod list;
+pub mod ls;
 pub mod man;
 pub mod mount;
+pub mod tar;
+pub mod tree;
 pub mod umount;
 
 /// What a command came to, when nothing failed.

@@ -113,7 +113,7 @@ pub fn is_name(name: &[u8]) -> bool {
     !special && name.len() <= NAME_BYTES_MAX && !name.iter().any(|byte| matches!(byte, b'/' | 0))
 }
 
-/// A name or a path as it can be shown to people: what is not UTF-8, and what would move a cursor, as `\x1b`.
+/// A name or a path as it can be shown to people: what is not UTF-8, and what would move a cursor, as `\u{1b}`.
 #[derive(Debug, Clone, Copy)]
 pub struct Printable<'a>(pub &'a [u8]);
 
@@ -123,8 +123,7 @@ impl fmt::Display for Printable<'_> {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
                 match c {
-                    c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
-                    c if c.is_control() || is_direction(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                    c if c.is_control() || is_direction(c) => write!(f, "{}", c.escape_default())?,
                     c => f.write_char(c)?,
                 }
             }
@@ -233,7 +232,7 @@ mod tests {
 
     #[test]
     fn names_are_shown_without_harm() {
-        assert_eq!(Printable(b"a\x1b[31m\xff\n").to_string(), "a\\x1b[31m\\xff\\x0a");
+        assert_eq!(Printable(b"a\x1b[31m\xff\n").to_string(), "a\\u{1b}[31m\\xff\\n");
         assert_eq!(Printable("ä\u{202e}txt".as_bytes()).to_string(), "ä\\u{202e}txt");
         for name in [b"".as_slice(), b".", b"..", b"a/b", b"a\0", &[b'a'; 256]] {
             assert!(!is_name(name));

@@ -41,8 +41,6 @@ pub struct Found<'a> {
     pub inode: Inode,
     /// What is known of it.
     pub stat: &'a Stat,
-    /// Whether it is the last of its directory.
-    pub last: bool,
 }
 
 /// What a walk shows.
@@ -86,7 +84,6 @@ struct Level {
     stat: Stat,
     path_len: usize,
     name_start: usize,
-    last: bool,
     /// The next ones, in reverse.
     pending: Vec<Pending>,
     /// Where to go on, when `pending` is empty; `None` at the end.
@@ -96,7 +93,7 @@ struct Level {
 /// Visits `start` and, where it is a directory, all below it. Symbolic links are not followed.
 pub fn walk(fs: &dyn FileSystem, start: Inode, order: Order, visit: &mut dyn FnMut(Step<'_>) -> Next) {
     let mut walk = Walk { fs, order, visit, levels: Vec::new(), path: Vec::new(), directories: HashSet::new() };
-    if walk.show(start, 0, true) == Next::Stop {
+    if walk.show(start, 0) == Next::Stop {
         return;
     }
     while !walk.levels.is_empty() {
@@ -118,14 +115,14 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Shows the file whose path is in `self.path`, and enters it where it is a directory.
-    fn show(&mut self, inode: Inode, name_start: usize, last: bool) -> Next {
+    fn show(&mut self, inode: Inode, name_start: usize) -> Next {
         let stat = match self.fs.stat(inode) {
             Ok(stat) => stat,
             Err(error) => return self.failed(error),
         };
         let depth = self.levels.len();
         let name = self.path.get(name_start..).unwrap_or_default();
-        let found = Found { path: &self.path, name, depth, inode, stat: &stat, last };
+        let found = Found { path: &self.path, name, depth, inode, stat: &stat };
         if stat.file_type != FileType::Directory {
             return (self.visit)(Step::File(found));
         }
@@ -140,7 +137,7 @@ impl Walk<'_> {
         let next = (self.visit)(Step::Enter(found));
         if next == Next::Continue {
             let (path_len, cursor) = (self.path.len(), Some(Cursor::START));
-            self.levels.push(Level { inode, stat, path_len, name_start, last, pending: Vec::new(), cursor });
+            self.levels.push(Level { inode, stat, path_len, name_start, pending: Vec::new(), cursor });
         }
         next
     }
@@ -162,20 +159,6 @@ impl Walk<'_> {
         let Some(Pending { name, inode }) = level.pending.pop() else {
             return if level.cursor.is_none() { self.leave() } else { Next::Continue };
         };
-        // Whether more follow is only known when the next batch is there; a full one that ends here is rare, and asked.
-        if level.pending.is_empty()
-            && let Some(from) = level.cursor
-        {
-            let (batch, next, outcome) = fetch(self.fs, level.inode, from, self.order);
-            level.pending = batch;
-            level.cursor = next;
-            if let Err(error) = outcome
-                && self.failed(error) == Next::Stop
-            {
-                return Next::Stop;
-            }
-        }
-        let last = self.levels.last().is_none_or(|level| level.pending.is_empty() && level.cursor.is_none());
         if !self.path.is_empty() {
             self.path.push(b'/');
         }
@@ -189,7 +172,7 @@ impl Walk<'_> {
             let text = format!("a path of {} bytes, the limit is {PATH_BYTES_MAX}", self.path.len());
             return self.failed(Error::new(Kind::Limit, text));
         }
-        match self.show(inode, name_start, last) {
+        match self.show(inode, name_start) {
             Next::Stop => Next::Stop,
             Next::Continue | Next::Skip => Next::Continue,
         }
@@ -198,8 +181,8 @@ impl Walk<'_> {
     fn leave(&mut self) -> Next {
         let Some(level) = self.levels.pop() else { return Next::Stop };
         let name = self.path.get(level.name_start..).unwrap_or_default();
-        let (depth, inode, stat, last) = (self.levels.len(), level.inode, &level.stat, level.last);
-        (self.visit)(Step::Leave(Found { path: &self.path, name, depth, inode, stat, last }))
+        let (depth, inode, stat) = (self.levels.len(), level.inode, &level.stat);
+        (self.visit)(Step::Leave(Found { path: &self.path, name, depth, inode, stat }))
     }
 
     fn failed(&mut self, error: Error) -> Next {
@@ -336,23 +319,20 @@ mod tests {
     }
 
     #[test]
-    fn batches_join_without_a_seam_and_the_last_is_known() {
+    fn batches_join_without_a_seam() {
         let mut memory = Memory::new();
         for n in 0..2 * BATCH_ENTRIES {
             memory.file(memory.root(), format!("{n}").as_bytes(), b"");
         }
         let mut names = Vec::new();
-        let mut last = 0;
         walk(&memory, memory.root(), Order::Directory, &mut |step| {
             if let Step::File(found) = step {
                 names.push(String::from_utf8(found.name.to_vec()).unwrap());
-                last += usize::from(found.last);
             }
             Next::Continue
         });
         let expected: Vec<_> = (0..2 * BATCH_ENTRIES).map(|n| n.to_string()).collect();
         assert_eq!(names, expected);
-        assert_eq!(last, 1);
     }
 
     #[test]

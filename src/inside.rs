@@ -1,0 +1,131 @@
+//! `IMAGE[:PATH]` becomes a file system and a path in it.
+//!
+//! Where no partition is named, the file system on the whole image counts (a hybrid ISO has a partition table too);
+//! where there is none, that of the one partition which holds one that loopbox reads. Several are a question that only
+//! the user can answer, so the error says what to type.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+
+use block::layer::Window;
+use block::{BlockDevice, Error, Kind, ReadAt as _, Result, ResultExt as _};
+use format::partition::{self, Role};
+use format::spec::{self, Selector, Spec, Step};
+use fs::path::{LastLink, resolve};
+use fs::{FileSystem, Inode};
+
+use crate::print;
+use crate::stack::{Access, Stack};
+
+/// A file inside an image.
+#[derive(Debug)]
+pub struct Inside {
+    /// The file system.
+    pub fs: Arc<dyn FileSystem>,
+    /// The file.
+    pub inode: Inode,
+    /// The path as typed; empty where none was.
+    pub path: Vec<u8>,
+    /// The image as typed.
+    pub image: OsString,
+}
+
+impl Inside {
+    /// Opens the image of `text` and finds the path in it.
+    ///
+    /// # Errors
+    /// That of the spec, of opening the image, of its file system, of the path.
+    pub fn open(text: &OsStr, last: LastLink) -> Result<Self> {
+        let (image, path) = spec::split_path(text, std::path::Path::exists);
+        let path = path.map(|path| path.as_bytes().to_vec()).unwrap_or_default();
+        let spec = Spec::parse(image)?;
+        let stack = Stack::open(&spec, Access::Read)?;
+        let fs = file_system(&spec, stack.device, &path)?;
+        let inode = resolve(&*fs, &path, last).map_err(|error| {
+            // The path alone is what a user typed: the kind says what is wrong with it.
+            let why = std::io::Error::from_raw_os_error(error.errno());
+            let context = format!("{}:{}", image.display(), print::escaped(&path));
+            if error.find::<std::io::Error>().is_some() || error.kind() == Kind::Corrupt {
+                error.context(context)
+            } else {
+                Error::new(error.kind(), context).with_source(why)
+            }
+        })?;
+        Ok(Self { fs, inode, path, image: image.to_os_string() })
+    }
+
+    /// A path below the one that was typed, as it can be shown.
+    pub fn shown(&self, below: &[u8]) -> String {
+        let mut path = self.path.clone();
+        if !below.is_empty() {
+            if !path.is_empty() && !path.ends_with(b"/") {
+                path.push(b'/');
+            }
+            path.extend_from_slice(below);
+        }
+        format!("{}:{}", print::escaped(self.image.as_bytes()), print::escaped(&path))
+    }
+}
+
+/// The file system that a spec without a word about partitions means.
+fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, path: &[u8]) -> Result<Arc<dyn FileSystem>> {
+    let unknown = match open(Arc::clone(&device)) {
+        Err(error) if error.kind() == Kind::Unsupported => error,
+        other => return other.context(|| spec.to_string()),
+    };
+    let Some(table) = partition::read(&*device).context(|| spec.to_string())? else {
+        return Err(unknown.context(spec.to_string()));
+    };
+    let mut found = Vec::new();
+    for partition in table.partitions.iter().filter(|partition| partition.role != Role::Extended) {
+        let Ok((start, len)) = partition.range(device.size()) else { continue };
+        let window: Arc<dyn BlockDevice> = Arc::new(Window::new(Arc::clone(&device), start, len)?);
+        match open(window) {
+            Ok(fs) => found.push((partition, fs)),
+            // One that is damaged is one that could be meant.
+            Err(error) if error.kind() != Kind::Unsupported => {
+                if table.partitions.len() == 1 {
+                    return Err(error.context(format!("{spec}: partition {}", partition.number)));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+    if found.len() > 1 {
+        let ways: Vec<String> = found
+            .iter()
+            .map(|(partition, fs)| {
+                let mut named = spec.clone();
+                named.steps.push(Step::Partition(Selector::Number(partition.number)));
+                let label = fs.label();
+                let label =
+                    if label.is_empty() { String::new() } else { format!(" {}", print::escaped(label.as_bytes())) };
+                let size = print::size(partition.size_bytes);
+                format!("`{named}:{}` ({}{label}, {size})", print::escaped(path), fs.name())
+            })
+            .collect();
+        let context = format!("{spec}: {} partitions hold files, name one: {}", found.len(), ways.join(", "));
+        return Err(Error::new(Kind::Invalid, context));
+    }
+    match found.pop() {
+        Some((_, fs)) => Ok(fs),
+        None => {
+            let numbers: Vec<String> = table
+                .partitions
+                .iter()
+                .map(|partition| {
+                    let what = partition.type_name.unwrap_or(&partition.type_id);
+                    format!("{} ({what}, {})", partition.number, print::size(partition.size_bytes))
+                })
+                .collect();
+            let list = if numbers.is_empty() { "none".to_owned() } else { numbers.join(", ") };
+            let context = format!("{spec}: no partition holds a file system that loopbox reads; partitions: {list}");
+            Err(Error::new(Kind::Unsupported, context))
+        }
+    }
+}
+
+fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn FileSystem>> {
+    fs::open(device)
+}

@@ -1,0 +1,80 @@
+//! A copy out of an image as people see it: a bar on a terminal, names with `-v`, one line for each failure.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fs::progress::Progress;
+use fs::walk::{Next, Order, Step, walk};
+use fs::{FileSystem, FileType, Inode, Stat};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::inside::Inside;
+use crate::{listing, print};
+
+/// What is shown while one source is copied.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    inside: &'a Inside,
+    verbose: bool,
+    bar: Option<ProgressBar>,
+    failures: AtomicU64,
+}
+
+impl<'a> Shown<'a> {
+    /// `bar`: whether there may be one; it is there only on a terminal.
+    pub fn new(inside: &'a Inside, verbose: bool, bar: bool) -> Self {
+        let bar = (bar && listing::shows_progress()).then(|| progress_bar(&*inside.fs, inside.inode));
+        Self { inside, verbose, bar, failures: AtomicU64::new(0) }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn aside(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+}
+
+impl Progress for Shown<'_> {
+    fn placed(&self, path: &[u8], _: &Stat) {
+        if self.verbose {
+            let line = self.inside.shown(path);
+            self.aside(|| {
+                let _ = print::line(&line);
+            });
+        }
+    }
+
+    fn copied(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    fn failed(&self, path: &[u8], error: &block::Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let line = format!("{}: {}", self.inside.shown(path), print::error_text(error));
+        self.aside(|| print::warning(&line));
+    }
+}
+
+/// A bar as long as all content below `start`.
+fn progress_bar(fs: &dyn FileSystem, start: Inode) -> ProgressBar {
+    let mut bytes = 0_u64;
+    walk(fs, start, Order::Directory, &mut |step| {
+        if let Step::File(found) = step
+            && found.stat.file_type == FileType::Regular
+        {
+            bytes = bytes.saturating_add(found.stat.size);
+        }
+        Next::Continue
+    });
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
