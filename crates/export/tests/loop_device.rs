@@ -25,15 +25,16 @@ macro_rules! requires_driver {
     };
 }
 
-/// Devices of a test: detached when it ends, and removed when it made the kernel make them.
-struct Devices(Vec<Device>);
+/// Devices of a test: detached when it ends, unless somebody else has them by then, and removed when it made the kernel
+/// make them.
+struct Devices(Vec<Device>, PathBuf);
 
 impl Devices {
     /// The ones that every machine has.
     const STANDARD_MAX: u32 = 8;
 
-    fn new() -> Self {
-        Self(Vec::new())
+    fn new(scratch: &Scratch) -> Self {
+        Self(Vec::new(), scratch.path().to_owned())
     }
 
     fn keep(&mut self, attached: Attached) -> Device {
@@ -45,7 +46,9 @@ impl Devices {
 impl Drop for Devices {
     fn drop(&mut self) {
         for device in &self.0 {
-            let _ = detach(device, true);
+            if status(device.number).is_some_and(|status| status.backing_file.starts_with(&self.1)) {
+                let _ = detach(device, true);
+            }
             if device.number >= Self::STANDARD_MAX {
                 let _ = Control::open().unwrap().remove(device.number);
             }
@@ -65,7 +68,7 @@ fn an_image_is_a_disk_until_it_is_detached() {
     let scratch = Scratch::new("attach");
     let path = image(&scratch, "disk.img", 1 << 20);
     File::options().write(true).open(&path).unwrap().write_all_at(b"here", 4096).unwrap();
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let options = Options { offset: 4096, sizelimit: 8192, ..Options::default() };
     let device = devices.keep(attach(&path, &options).unwrap());
     let now = status(device.number).unwrap();
@@ -78,7 +81,18 @@ fn an_image_is_a_disk_until_it_is_detached() {
     assert_eq!(find(&path).unwrap(), [now]);
     assert_eq!(detach(&device, false).unwrap(), Detached::Now);
     assert_eq!(find(&path).unwrap(), []);
-    assert_eq!(detach(&device, false).unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn what_is_not_attached_is_not_detached() {
+    requires_driver!();
+    // A number so high that nobody is given it meanwhile.
+    let number = 500_000 + std::process::id() % 100_000;
+    let control = File::options().read(true).write(true).open("/dev/loop-control").unwrap();
+    sys::loop_device::add(&control, Some(number)).unwrap();
+    let error = detach(&Device::new(number), false).unwrap_err();
+    sys::loop_device::remove(&control, number).unwrap();
+    assert_eq!(error.kind(), Kind::NotFound);
 }
 
 #[test]
@@ -86,7 +100,7 @@ fn block_size_and_read_only_reach_the_driver() {
     requires_driver!();
     let scratch = Scratch::new("options");
     let path = image(&scratch, "disk.img", 1 << 20);
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let options = Options { block_size: Some(4096), read_only: true, ..Options::default() };
     let device = devices.keep(attach(&path, &options).unwrap());
     let now = status(device.number).unwrap();
@@ -107,7 +121,7 @@ fn direct_io_is_used_where_it_can_be_and_its_absence_is_said() {
     requires_driver!();
     let scratch = Scratch::new("direct");
     let path = image(&scratch, "disk.img", 1 << 20);
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let direct = attach(&path, &Options::default()).unwrap();
     let said = direct.notes.iter().any(|note| note.contains("no direct I/O"));
     let device = devices.keep(direct);
@@ -133,7 +147,7 @@ fn one_image_is_not_attached_twice_whatever_its_name() {
     let path = image(&scratch, "disk.img", 1 << 20);
     let link = scratch.join("other name.img");
     std::fs::hard_link(&path, &link).unwrap();
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let half = Options { sizelimit: 512 << 10, ..Options::default() };
     let device = devices.keep(attach(&path, &half).unwrap());
     let error = attach(&link, &half).unwrap_err();
@@ -157,7 +171,7 @@ fn readers_may_share() {
     requires_driver!();
     let scratch = Scratch::new("readers");
     let path = image(&scratch, "disk.img", 1 << 20);
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let options = Options { read_only: true, ..Options::default() };
     let first = devices.keep(attach(&path, &options).unwrap());
     assert_ne!(devices.keep(attach(&path, &options).unwrap()), first);
@@ -172,7 +186,7 @@ fn detach_says_who_uses_it_and_leaves_it_alone() {
     let scratch = Scratch::new("busy");
     let path = image(&scratch, "disk.img", 4 << 20);
     rig::run("mkfs.ext4", ["-q".as_ref(), path.as_os_str()]);
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let device = devices.keep(attach(&path, &Options::default()).unwrap());
     let folder = scratch.join("mounted here");
     std::fs::create_dir(&folder).unwrap();
@@ -193,7 +207,7 @@ fn detach_waits_for_who_only_looks_and_names_who_stays() {
     requires_driver!();
     let scratch = Scratch::new("looker");
     let path = image(&scratch, "disk.img", 1 << 20);
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let device = devices.keep(attach(&path, &Options::default()).unwrap());
     let looker = File::open(device.path()).unwrap();
     std::thread::scope(|scope| {
@@ -243,7 +257,7 @@ fn partitions_have_nodes_on_return() {
     let mut sfdisk = std::process::Command::new(rig::which("sfdisk").unwrap());
     let done = sfdisk.arg("-q").arg(&path).stdin(File::open(&script).unwrap()).status().unwrap();
     assert!(done.success());
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let attached = attach(&path, &options).unwrap();
     let nodes = attached.partitions.clone();
     let device = devices.keep(attached);
@@ -270,7 +284,7 @@ fn many_attach_at_one_time() {
     let scratch = Scratch::new("many");
     let before = numbers().unwrap();
     let images: Vec<PathBuf> = (0..MANY).map(|n| image(&scratch, &format!("{n}.img"), 1 << 20)).collect();
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let barrier = std::sync::Barrier::new(MANY);
     let attached: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = images
@@ -308,7 +322,7 @@ fn one_image_wanted_by_many_is_got_by_one() {
     requires_driver!();
     let scratch = Scratch::new("one");
     let path = image(&scratch, "disk.img", 1 << 20);
-    let mut devices = Devices::new();
+    let mut devices = Devices::new(&scratch);
     let barrier = std::sync::Barrier::new(8);
     let attached: Vec<_> = std::thread::scope(|scope| {
         let attempt = || {
