@@ -7,6 +7,7 @@ mod session;
 mod attach;
 mod command_line;
 mod doctor;
+mod files;
 mod info;
 mod loop_device;
 mod losetup;

@@ -39,7 +39,7 @@ use entry::Placed;
 /// How many files may wait, open, for another thread.
 const QUEUE_FILES: usize = 64;
 /// Files up to this size are not handed to another thread: it would cost more than the copy, bytes.
-const HANDED_BYTES_MIN: u64 = 16 << 10;
+const HANDED_BYTES_MIN: u64 = 128 << 10;
 
 /// How to extract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
