@@ -13,6 +13,7 @@
 
 pub mod archive;
 mod bytes;
+pub mod ext4;
 pub mod extract;
 mod file_system;
 pub mod identify;

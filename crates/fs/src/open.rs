@@ -5,6 +5,7 @@ use std::sync::Arc;
 use block::{Error, Kind, ReadAt, Result};
 
 use crate::FileSystem;
+use crate::ext4::{self, Ext4};
 use crate::iso9660::{self, Iso9660};
 
 /// Opens the file system on a device, whichever it is.
@@ -14,6 +15,9 @@ use crate::iso9660::{self, Iso9660};
 pub fn open(device: Arc<dyn ReadAt>) -> Result<Arc<dyn FileSystem>> {
     if Iso9660::is_on(&*device)? {
         return Ok(Arc::new(Iso9660::open(device, iso9660::Options::default())?));
+    }
+    if Ext4::is_on(&*device)? {
+        return Ok(Arc::new(Ext4::open(device, ext4::Options::default())?));
     }
     Err(Error::new(Kind::Unsupported, format!("no known file system on a device of {} bytes", device.size())))
 }
