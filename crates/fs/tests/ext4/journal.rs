@@ -21,7 +21,7 @@ fn crash(name: &str, options: &str, mount: &str) {
         return rig::skip(name, &format!("this kernel does not mount ext4 with {options} and {mount}"));
     };
     let folder = &mounted.0;
-    let sync = || drop(rustix::fs::syncfs(File::open(folder).unwrap()));
+    let sync = || rustix::fs::syncfs(File::open(folder).unwrap()).unwrap();
     fs::create_dir(folder.join("first")).unwrap();
     for n in 0..200 {
         fs::write(folder.join(format!("first/{n}")), format!("{n}").repeat(n)).unwrap();
