@@ -58,7 +58,7 @@ pub(super) struct Journal<'a> {
     first: u32,
     /// Behind the last block of the log.
     last: u32,
-    /// Behind the last block of fast commits, which begin at `last`.
+    /// Behind the last block of fast commits, which follow the log.
     end: u32,
     start: u32,
     sequence: u32,
@@ -192,9 +192,9 @@ impl<'a> Journal<'a> {
         self.fs.volume.read_at(buf, self.fs.volume.byte(self.place(logical)?))
     }
 
-    /// The blocks of fast commits.
+    /// The blocks of fast commits: the kernel leaves one free between the log and them.
     pub(super) fn fast_commit_blocks(&self) -> std::ops::Range<u32> {
-        self.last..self.end
+        self.last.saturating_add(1)..self.end
     }
 
     /// Fills `buf` with a block of fast commits.

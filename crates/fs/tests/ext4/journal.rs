@@ -103,6 +103,7 @@ fn fast_commits() {
     let file = File::options().write(true).open(folder.join("directory/grown")).unwrap();
     file.write_all_at(&[5; 20_000], 3).unwrap();
     file.sync_all().unwrap();
+    drop(file);
     fs::write(folder.join("directory/new"), vec![9; 9999]).unwrap();
     sync(&folder.join("directory/new"));
     fs::hard_link(folder.join("directory/new"), folder.join("directory/linked")).unwrap();
@@ -119,6 +120,7 @@ fn fast_commits() {
     let other = scratch.join("other");
     fs::copy(&image, &other).unwrap();
     let truth = rig::tree::of_folder(folder);
+    drop(file);
     drop(mounted);
     let files = open(&copy);
     let ours = rig::tree::of_file_system(&files);
@@ -144,7 +146,7 @@ fn written_by_debugfs() {
     let scratch = Scratch::new("ext4-journal");
     let image = make(&scratch, "image", "-t ext4 -b 1024", None, "16M");
     let (block, content) = (5000, scratch.join("content"));
-    for (byte, revoke, expected) in [(0x11, false, 0x11), (0xC0, false, 0xC0), (0x22, true, 0xC0)] {
+    for (byte, revoke) in [(0x11_u8, false), (0xC0, false), (0x22, true)] {
         let mut bytes = vec![byte; 1024];
         if byte == 0xC0 {
             bytes[..4].copy_from_slice(&[0xC0, 0x3B, 0x39, 0x98]);
@@ -152,18 +154,26 @@ fn written_by_debugfs() {
         fs::write(&content, bytes).unwrap();
         let revocation = if revoke { format!("jw -r {block}\n") } else { String::new() };
         debugfs(&image, &format!("jo\njw -b {block} {}\n{revocation}jc\n", content.display()));
-        // Read through a file that owns the block.
+        // Read through a file that has the block.
+        let name = format!("f{byte}");
         debugfs(
             &image,
             &format!(
-                "setb {block}\nwrite /dev/null f{byte}\nsif f{byte} flags 0\nsif f{byte} size 1024\nsif f{byte} block[0] {block}\n"
+                "setb {block}\nwrite /dev/null {name}\nsif {name} flags 0\nsif {name} size 1024\n\
+                 sif {name} block[0] {block}\n"
             ),
         );
         let files = open(&image);
-        let inode = files.lookup(Inode(2), format!("f{byte}").as_bytes()).unwrap().unwrap();
+        let inode = files.lookup(Inode(2), name.as_bytes()).unwrap().unwrap();
         let mut read = [0; 1024];
         files.read(inode, &mut read, 0).unwrap();
-        assert_eq!(read[1023], expected, "after {byte:#x}");
+        // e2fsck replays a copy.
+        let copy = scratch.join("copy");
+        fs::copy(&image, &copy).unwrap();
+        rig::output(Command::new(rig::which("e2fsck").unwrap()).args(["-y", "-E", "journal_only"]).arg(&copy));
+        let replayed = fs::read(&copy).unwrap();
+        assert!(replayed[block * 1024..][..1024] == read, "after {byte:#x}: {:?}", &read[..8]);
+        assert_eq!(read[1023], if revoke { 0 } else { byte }, "after {byte:#x}");
     }
 }
 
