@@ -9,6 +9,7 @@ mod command_line;
 mod doctor;
 mod files;
 mod info;
+mod killed;
 mod loop_device;
 mod losetup;
 mod mount;

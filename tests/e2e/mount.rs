@@ -138,7 +138,8 @@ fn a_mount_whose_server_was_killed_is_mounted_anew() {
             sample.mount(&["--user"]);
             let server = sample.server();
             run_command(Command::new("kill").args(["-9", &server]));
-            wait_until("the server is dead", || !Path::new(&format!("/proc/{server}/fd/0")).exists());
+            let lives = || rig::output(sample.session.command("stat").arg("-f").arg(&sample.point)).status.success();
+            wait_until("the server is dead", || !lives());
         }
         sample.mount(&["--user"]);
         sample.shell("diff -r $0/tree $0/mnt");

@@ -152,6 +152,8 @@ impl Mount {
                     }
                     return result;
                 }
+                // Something else may be mounted over it.
+                Ok(Event::Signal) if !mount_is_ours(&self.point) => return self.session.sync(),
                 Ok(Event::Signal) => {
                     if unmount(&self.point, Unmount::Plain).is_err() {
                         let _ = unmount(&self.point, Unmount::Lazy);

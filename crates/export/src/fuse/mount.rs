@@ -27,6 +27,8 @@ use crate::{holders, mount_table};
 /// The type under which the kernel lists what loopbox mounted.
 pub const KIND: &str = "fuse.loopbox";
 const SUBTYPE: &str = "loopbox";
+/// Most dead mounts that are cleaned from one mount point.
+const STALE_MAX: usize = 64;
 /// The program that mounts for ordinary users, by its names.
 const FUSERMOUNT: &[&str] = &["fusermount3", "fusermount"];
 
@@ -37,12 +39,19 @@ const FUSERMOUNT: &[&str] = &["fusermount3", "fusermount"];
 pub fn check_point(point: &Path) -> Result<PathBuf> {
     let context = || format!("mount point {}", point.display());
     let path = absolute(point).context(context)?;
-    // Several may lie on each other.
-    while std::fs::symlink_metadata(&path).is_err_and(|error| error.raw_os_error() == Some(Os::NOTCONN.raw_os_error()))
-    {
+    let mut cleaned = 0;
+    let metadata = loop {
+        let found = std::fs::metadata(&path);
+        // Attributes that the kernel remembers do not tell that the one who knew them is dead.
+        let gone = is_dead(&path)
+            || found.as_ref().is_err_and(|error| error.raw_os_error() == Some(Os::NOTCONN.raw_os_error()));
+        // Several may lie on each other.
+        if !gone || cleaned == STALE_MAX {
+            break found.context(context)?;
+        }
+        cleaned += 1;
         unmount(&path, Unmount::Lazy).context(|| format!("{}, left behind by a process that died", path.display()))?;
-    }
-    let metadata = std::fs::metadata(&path).context(context)?;
+    };
     if !metadata.is_dir() {
         return Err(Error::new(Kind::NotDirectory, format!("{} is not a directory", point.display())));
     }

@@ -319,3 +319,6 @@ fn send(device: BorrowedFd<'_>, unique: u64, answer: Answer<&[u8]>) {
     let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(body)];
     while let Err(Os::INTR) = rustix::io::writev(device, &parts) {}
 }
+
+#[cfg(test)]
+mod tests;
