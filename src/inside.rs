@@ -69,7 +69,10 @@ impl Inside {
 }
 
 /// The file system that a spec without a word about partitions means.
-fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, path: &[u8]) -> Result<Arc<dyn FileSystem>> {
+///
+/// # Errors
+/// `Unsupported` where there is none; `Invalid`, with what to type, where several partitions hold one.
+pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, path: &[u8]) -> Result<Arc<dyn FileSystem>> {
     let unknown = match open(Arc::clone(&device)) {
         Err(error) if error.kind() == Kind::Unsupported => error,
         other => return other.context(|| spec.to_string()),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use block::{BlockDevice, Error, Kind, ReadAt as _, ResultExt as _, Source};
 use export::fuse::{Mount, Options, check_point};
@@ -151,8 +152,7 @@ fn serve(args: &Args, asked: &Asked, stack: &Stack) -> block::Result<()> {
     if let Some(unknown) = asked.others.iter().find(|option| !is_ours(option)) {
         return Err(Error::new(Kind::Invalid, format!("unknown option {}", print::escaped(unknown.as_bytes()))));
     }
-    let files =
-        fs::open(std::sync::Arc::new(std::sync::Arc::clone(&stack.device))).context(|| stack.spec.to_string())?;
+    let files = crate::inside::file_system(&stack.spec, Arc::clone(&stack.device), b"")?;
     let registry = Registry::of_user()?;
     let point = check_point(&args.directory)?;
     let held = registry.add(Wanted { point: Some(point.clone()), ..wanted(stack, Use::Directory)? })?;

@@ -161,8 +161,8 @@ fn what_a_killed_server_leaves_is_cleaned_away() {
         let node = attach(&session, &image);
         let pid = server(&session).to_string();
         run_command(Command::new("kill").args(["-9", &pid]));
-        wait_until("the server is dead", || !Path::new(&format!("/proc/{pid}/fd/0")).exists());
-        assert!(rows(&session).is_empty());
+        // A process takes a moment to die, of which nothing is seen from outside but this.
+        wait_until("it is cleaned away", || rows(&session).is_empty());
         assert!(!mounts().contains(node.parent().unwrap().to_str().unwrap()), "{}", mounts());
         // The same number again.
         assert_eq!(attach(&session, &image), node);

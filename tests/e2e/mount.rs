@@ -211,3 +211,21 @@ fn root_mounts_by_the_kernel_what_it_knows() {
     let read = ["-R", "cat /written", &format!("{}?offset=1048576", image.display())].map(String::from);
     assert_eq!(run_command(session.command("debugfs").args(read)), "by the kernel");
 }
+
+#[test]
+fn the_partition_that_holds_files_is_found() {
+    requires!("sfdisk", "mkfs.ext4", "dd", "diff", "fusermount3");
+    requires_kernel!(have_fuse(), "FUSE");
+    let session = Session::new(User::Ordinary, "partition");
+    let script = "set -e; cd $0; mkdir -p tree/a mnt; echo hello > tree/a/file; ln -s a/file tree/link
+                  truncate -s 24M disk.img; truncate -s 16M part.img
+                  printf 'label: gpt\\nsize=2M\\nsize=16M\\n' | sfdisk -q disk.img
+                  mkfs.ext4 -q -d tree part.img; dd if=part.img of=disk.img bs=1M seek=3 conv=notrunc status=none";
+    let shell = |script: &str| run_command(session.command("sh").args(["-c", script]).arg(session.join("")));
+    shell(script);
+    for image in ["disk.img", "disk.img,partition=2", "disk.img,offset=3M"] {
+        session.done([Path::new("mount"), &session.join(image), &session.join("mnt")]);
+        shell("diff -r --exclude=lost+found $0/tree $0/mnt && test \"$(readlink $0/mnt/link)\" = a/file");
+        session.done([Path::new("umount"), &session.join("mnt")]);
+    }
+}
