@@ -38,6 +38,7 @@ pub enum Command {
     Cp(command::cp::Args),
     Tar(command::tar::Args),
     Doctor(command::doctor::Args),
+    Demo(command::demo::Args),
     Completions(command::completions::Args),
     Man(command::man::Args),
 }
@@ -57,6 +58,7 @@ impl Command {
             Self::Cp(args) => command::cp::run(&args),
             Self::Tar(args) => command::tar::run(&args),
             Self::Doctor(args) => command::doctor::run(&args),
+            Self::Demo(args) => command::demo::run(&args),
             Self::Completions(args) => command::completions::run(&args),
             Self::Man(args) => command::man::run(&args),
         }

@@ -235,6 +235,12 @@ fn loop_driver(root: bool) -> Check {
     }
 }
 
+/// Why FUSE cannot be used here and what would change it, where that is so.
+pub fn fuse_is_missing() -> Option<String> {
+    let check = fuse_device();
+    check.remedy.map(|remedy| format!("{}; {remedy}", check.found))
+}
+
 fn fuse_device() -> Check {
     const NAME: &str = "FUSE";
     const PURPOSE: &str = "mounts and disks in user space";

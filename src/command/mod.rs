@@ -4,6 +4,7 @@ pub mod attach;
 pub mod cat;
 pub mod completions;
 pub mod cp;
+pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod info;

@@ -6,6 +6,7 @@ mod session;
 
 mod attach;
 mod command_line;
+mod demo;
 mod doctor;
 mod files;
 mod info;

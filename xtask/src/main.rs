@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod demo;
 mod setup;
 mod shell;
 mod test;
@@ -17,6 +18,7 @@ cargo xtask COMMAND
   test [WORDS]   setup, then every test: as root where that can be had, and as an ordinary user; WORDS go to cargo test
   ci             format, lints, docs, licences, `test`, and a short run of each fuzz target
   fuzz [SECONDS] each fuzz target for so long (default 60)
+  demo-image     make test_data/demo.iso anew, from the project's documents
   bench [NAME]   measure against the peers and write docs/performance.md
 ";
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             Ok(seconds) => check::fuzz(seconds),
             Err(_) => Err("fuzz takes a number of seconds".to_owned()),
         },
+        Some("demo-image") => demo::run(),
         Some("bench") => bench::run(rest),
         None | Some("help" | "-h" | "--help") => {
             print!("{HELP}");
