@@ -28,7 +28,7 @@ pub fn run() -> Result {
         "-ec",
         "find . -type f -exec chmod 644 {} +; find . -type d -exec chmod 755 {} +; find . -exec touch -h -d @\"$EPOCH\" {} +",
     ]).env("EPOCH", EPOCH))?;
-    let words = ["-as", "mkisofs", "-quiet", "-r", "-J", "-V", "LOOPBOX", "-no-pad", "-o"];
+    let words = ["-as", "mkisofs", "-quiet", "-R", "-uid", "0", "-gid", "0", "-J", "-V", "LOOPBOX", "-no-pad", "-o"];
     let mut command = Command::new("xorriso");
     command.args(words).arg(root().join("test_data/demo.iso")).arg(&folder).env("SOURCE_DATE_EPOCH", EPOCH);
     shell::run(&mut command)
