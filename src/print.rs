@@ -87,6 +87,11 @@ fn paint(style: Style, text: &str, colored: bool) -> String {
     if colored && style != Style::Plain { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
 }
 
+/// Whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Writes bytes to standard output.
 ///
 /// # Errors

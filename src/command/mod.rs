@@ -15,6 +15,7 @@ pub mod mount;
 pub mod tar;
 pub mod tree;
 pub mod umount;
+pub mod show;
 
 /// What a command came to, when nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,3 +31,14 @@ pub enum Status {
 
 /// What every command returns; an error is printed once, with its chain of sources, and is exit status 2.
 pub type Result = std::result::Result<Status, Box<dyn std::error::Error>>;
+
+/// A time in seconds, as ping takes it: `0.2`.
+///
+/// # Errors
+/// What is no number, negative, or longer than a day.
+pub fn seconds(text: &str) -> std::result::Result<std::time::Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86400.0).contains(&seconds) => Ok(std::time::Duration::from_secs_f64(seconds)),
+        _ => Err("not a number of seconds from 0 to 86400".to_owned()),
+    }
+}

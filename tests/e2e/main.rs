@@ -14,3 +14,4 @@ mod killed;
 mod loop_device;
 mod losetup;
 mod mount;
+mod net_show;
