@@ -15,6 +15,10 @@ pub mod mount;
 pub mod tar;
 pub mod tree;
 pub mod umount;
+pub mod hosts;
+pub mod man;
+pub mod ping;
+pub mod ports;
 pub mod show;
 
 /// What a command came to, when nothing failed.

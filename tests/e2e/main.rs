@@ -14,4 +14,5 @@ mod killed;
 mod loop_device;
 mod losetup;
 mod mount;
+mod net_names;
 mod net_show;

@@ -2,13 +2,19 @@
 //!
 //! ```text
 //! interface   lo as the kernel describes it, printed as iproute2 and net-tools print it
+//! hosts       names: the hosts file, and NAME.localhost
+//! ping        ICMP echo
+//! ports       who listens, and why a connection is refused
 //! netlink     the sockets over which the kernel is asked and told
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod hosts;
 pub mod interface;
 pub mod netlink;
+pub mod ping;
+pub mod ports;
 
 pub use error::{Error, Kind, Result, ResultExt};

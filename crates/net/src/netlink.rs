@@ -174,6 +174,8 @@ pub enum Family {
     Route,
     /// nftables and queues.
     Netfilter,
+    /// Sockets: `sock_diag(7)`.
+    SockDiag,
 }
 
 /// A socket to the kernel.
@@ -193,6 +195,7 @@ impl Socket {
         let protocol = match family {
             Family::Route => None, // protocol 0
             Family::Netfilter => Some(netlink::NETFILTER),
+            Family::SockDiag => Some(netlink::SOCK_DIAG),
         };
         let fd = net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .context(|| format!("netlink socket ({family:?})"))?;

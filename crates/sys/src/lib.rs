@@ -10,3 +10,5 @@ pub mod namespace;
 pub mod partition;
 pub mod process;
 pub mod signal;
+pub mod signalfd;
+pub mod socket;

@@ -12,7 +12,7 @@ pub const HUP: i32 = libc::SIGHUP;
 
 /// A set of signals that the calling thread, and the threads that it starts, are no longer interrupted by.
 #[derive(Clone, Copy)]
-pub struct Blocked(libc::sigset_t);
+pub struct Blocked(pub(crate) libc::sigset_t);
 
 impl std::fmt::Debug for Blocked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

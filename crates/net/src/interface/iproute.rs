@@ -348,7 +348,7 @@ pub fn json(interface: &Interface, names: &Names, counters: bool) -> [Json; 1] {
         address: hardware(&interface.address),
         broadcast: hardware(&interface.broadcast),
         addr_info: interface.addresses.iter().map(address).collect(),
-        stats64: counters.then(|| JsonCounters {
+        stats64: counters.then_some(JsonCounters {
             rx: JsonReceived {
                 bytes: c.rx_bytes,
                 packets: c.rx_packets,
