@@ -16,9 +16,11 @@ pub mod tar;
 pub mod tree;
 pub mod umount;
 pub mod hosts;
+pub mod list;
 pub mod man;
 pub mod ping;
 pub mod ports;
+pub mod run;
 pub mod show;
 
 /// What a command came to, when nothing failed.

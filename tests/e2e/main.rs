@@ -15,4 +15,5 @@ mod loop_device;
 mod losetup;
 mod mount;
 mod net_names;
+mod net_run;
 mod net_show;

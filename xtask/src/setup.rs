@@ -10,6 +10,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bsdextrautils", "tools that tests call"),
     ("btrfs-progs", "mkfs.btrfs"),
     ("cryptsetup-bin", "headers of encrypted volumes"),
+    ("curl", "HTTP as a client sees it"),
     ("dosfstools", "mkfs.fat, fsck.fat"),
     ("e2fsprogs", "mkfs.ext4, e2fsck, debugfs"),
     ("erofs-utils", "mkfs.erofs"),

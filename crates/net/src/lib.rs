@@ -3,6 +3,8 @@
 //! ```text
 //! interface   lo as the kernel describes it, printed as iproute2 and net-tools print it
 //! hosts       names: the hosts file, and NAME.localhost
+//! names       a name server for a private network
+//! publish     ports of the machine that lead into it
 //! ping        ICMP echo
 //! ports       who listens, and why a connection is refused
 //! netlink     the sockets over which the kernel is asked and told
@@ -13,8 +15,10 @@
 mod error;
 pub mod hosts;
 pub mod interface;
+pub mod names;
 pub mod netlink;
 pub mod ping;
 pub mod ports;
+pub mod publish;
 
 pub use error::{Error, Kind, Result, ResultExt};

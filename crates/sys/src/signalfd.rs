@@ -60,6 +60,14 @@ impl SignalFd {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, blocked })
     }
 
+    /// Lets the signals interrupt again: for a process that is about to become another program.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn unblock(&self) -> io::Result<()> {
+        self.blocked.unblock()
+    }
+
     /// The next signal that has arrived, if any.
     ///
     /// # Errors

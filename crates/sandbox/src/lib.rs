@@ -1,0 +1,18 @@
+//! A command with a world of its own: planned as a list of steps, then spawned and supervised.
+//!
+//! ```text
+//! loopbox          supervisor: new user and network namespaces; passes signals on; owns all threads
+//!   └─ parent      of process 1: waits, and dies with the supervisor
+//!        └─ init   process 1 of a new process namespace: mounts, reaps; dies with its parent, and all with it
+//!             └─ COMMAND
+//! ```
+//!
+//! [`plan`] is pure: what would be done, as steps that can be printed. [`spawn`] does them.
+
+#![forbid(unsafe_code)]
+
+mod init;
+pub mod plan;
+mod spawn;
+
+pub use spawn::{Ended, Running, spawn};

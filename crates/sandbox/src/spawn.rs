@@ -1,0 +1,247 @@
+//! The supervisor: does the steps of a plan up to [`Step::Init`], then passes signals on until the command ends.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+
+use net::publish::Listening;
+use net::{Error, Kind, Result, ResultExt as _};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use sys::namespace::{UnshareFlags, unshare};
+use sys::process::{Fork, fork};
+use sys::signalfd::SignalFd;
+
+use crate::init;
+use crate::plan::{NAME_SERVER, Plan, Step};
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    Exited(u8),
+    /// By this signal.
+    Signalled(i32),
+    /// It could not be started: the errno.
+    NotStarted(i32),
+}
+
+/// What process 1 tells the supervisor: a byte for the kind, a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    Exited(i32),
+    Signalled(i32),
+    Stopped(i32),
+    NotStarted(i32),
+    /// A step failed; the errno, and which step.
+    Failed(i32, u32),
+}
+
+impl Report {
+    pub(crate) const BYTES: usize = 12;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (kind, number, step) = match self {
+            Self::Exited(status) => (0, status, 0),
+            Self::Signalled(signal) => (1, signal, 0),
+            Self::Stopped(signal) => (2, signal, 0),
+            Self::NotStarted(errno) => (3, errno, 0),
+            Self::Failed(errno, step) => (4u32, errno, step),
+        };
+        let mut bytes = [0; Self::BYTES];
+        let all = kind.to_ne_bytes().into_iter().chain(number.to_ne_bytes()).chain(step.to_ne_bytes());
+        bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(i32::from_ne_bytes(bytes.get(at..)?.first_chunk().copied()?));
+        let number = word(4)?;
+        match word(0)? {
+            0 => Some(Self::Exited(number)),
+            1 => Some(Self::Signalled(number)),
+            2 => Some(Self::Stopped(number)),
+            3 => Some(Self::NotStarted(number)),
+            4 => Some(Self::Failed(number, word(8)?.cast_unsigned())),
+            _ => None,
+        }
+    }
+}
+
+/// A command that waits to be let go. Dropping it kills it and all that it started.
+#[derive(Debug)]
+pub struct Running {
+    /// The parent of process 1.
+    init: Option<Pid>,
+    control: OwnedFd,
+    signals: SignalFd,
+    publish: Vec<Listening>,
+    names: Option<(UdpSocket, net::hosts::Hosts)>,
+    steps: Vec<Step>,
+}
+
+/// Does all steps of `plan` but the last, which [`Running::run`] does. The calling process is then in the namespaces
+/// itself (but for those of processes and mounts), so that sockets that it opens belong to the private network.
+///
+/// # Errors
+/// [`Kind::Denied`] where the machine forbids a namespace; [`Kind::Busy`] where a published port is taken, or this
+/// process has more than one thread; those of the other steps.
+pub fn spawn(plan: &Plan) -> Result<Running> {
+    let signals = SignalFd::new(sys::signalfd::ALL).context(|| "signals")?;
+    let (mut publish, mut names) = (Vec::new(), None);
+    for (number, step) in plan.0.iter().enumerate() {
+        match step {
+            Step::Publish(what) => publish.push(Listening::open(what)?),
+            Step::User { uid, gid } => enter_user_namespace(*uid, *gid)?,
+            Step::Network => enter(UnshareFlags::NEWNET, "new network namespace")?,
+            Step::LoopbackUp => net::interface::set_loopback_up()?,
+            Step::Sysctl { name, value } => {
+                // Where /proc/sys is read-only, ping and low ports need a capability inside: that is all.
+                let _ = fs::write(format!("/proc/sys/{name}"), value);
+            }
+            Step::Names(hosts) => {
+                let socket = UdpSocket::bind((NAME_SERVER, 53)).context(|| format!("listening at {NAME_SERVER}:53"))?;
+                names = Some((socket, hosts.clone()));
+            }
+            Step::Init => {
+                let steps: Vec<Step> = plan.0.iter().skip(number).cloned().collect();
+                return start_init(signals, publish, names, steps);
+            }
+            Step::Mounts | Step::File { .. } | Step::Proc | Step::Run(_) => break,
+        }
+    }
+    Err(Error::new(Kind::Invalid, "a plan without process 1"))
+}
+
+fn enter(flags: UnshareFlags, what: &'static str) -> Result<()> {
+    unshare(flags).context(|| what)
+}
+
+fn enter_user_namespace(uid: u32, gid: u32) -> Result<()> {
+    unshare(UnshareFlags::NEWUSER).context(|| {
+        "new user namespace (this machine may forbid it to ordinary users: `loopbox doctor` says what would allow it)"
+    })?;
+    // The kernel wants groups to stay as they are before an ordinary user may map its own.
+    for (file, content) in
+        [("setgroups", "deny".to_owned()), ("uid_map", format!("{uid} {uid} 1")), ("gid_map", format!("{gid} {gid} 1"))]
+    {
+        fs::write(format!("/proc/self/{file}"), content).context(|| format!("writing /proc/self/{file}"))?;
+    }
+    Ok(())
+}
+
+fn start_init(
+    signals: SignalFd,
+    publish: Vec<Listening>,
+    names: Option<(UdpSocket, net::hosts::Hosts)>,
+    steps: Vec<Step>,
+) -> Result<Running> {
+    let (control, inner) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .context(|| "socket to process 1")?;
+    match fork().context(|| "starting process 1")? {
+        Fork::Child => {
+            drop((control, publish, names));
+            init::parent(&inner, &signals, &steps)
+        }
+        Fork::Parent(init) => Ok(Running { init: Some(init), control, signals, publish, names, steps }),
+    }
+}
+
+impl Running {
+    /// Lets the command go, and returns when it has ended. Signals that other processes send to this one are passed on
+    /// to it; those of the terminal reach it anyway. When it is stopped, this process stops as well.
+    ///
+    /// # Errors
+    /// Those of the steps that process 1 does.
+    pub fn run(mut self) -> Result<Ended> {
+        for listening in std::mem::take(&mut self.publish) {
+            listening.serve()?;
+        }
+        if let Some((socket, hosts)) = self.names.take() {
+            net::names::serve(socket, hosts)?;
+        }
+        send(&self.control, 0).context(|| "process 1")?;
+        loop {
+            let mut files = [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            match poll(&mut files, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::io("waiting for the command", error)),
+            }
+            let told = !files[0].revents().is_empty();
+            while let Some(signal) = self.signals.next().context(|| "signals")? {
+                if signal.sent && signal.number != CHILD {
+                    // A command that has just ended takes no more signals.
+                    let _ = send(&self.control, signal.number);
+                }
+            }
+            if told && let Some(ended) = self.report()? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    fn report(&mut self) -> Result<Option<Ended>> {
+        let mut bytes = [0; Report::BYTES];
+        let (got, _) = rustix::net::recv(&self.control, &mut bytes, rustix::net::RecvFlags::empty())
+            .context(|| "the report of process 1")?;
+        let report = bytes.get(..got).and_then(Report::from_bytes);
+        let ended = match report {
+            Some(Report::Stopped(_)) => {
+                let myself = rustix::process::getpid();
+                kill_process(myself, Signal::STOP).context(|| "stopping")?;
+                return Ok(None);
+            }
+            Some(Report::Exited(status)) => Ended::Exited(u8::try_from(status & 0xff).unwrap_or(u8::MAX)),
+            Some(Report::Signalled(signal)) => Ended::Signalled(signal),
+            Some(Report::NotStarted(errno)) => Ended::NotStarted(errno),
+            Some(Report::Failed(errno, step)) => {
+                let step = self.steps.get(step as usize).map(ToString::to_string).unwrap_or_default();
+                return Err(Error::io(step, std::io::Error::from_raw_os_error(errno)));
+            }
+            // Process 1 is gone without a word: killed from outside.
+            None => Ended::Signalled(KILL),
+        };
+        self.reap();
+        Ok(Some(ended))
+    }
+
+    fn reap(&mut self) {
+        if let Some(init) = self.init.take() {
+            while let Err(rustix::io::Errno::INTR) = waitpid(Some(init), WaitOptions::empty()) {}
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(init) = self.init {
+            let _ = kill_process(init, Signal::KILL);
+            self.reap();
+        }
+    }
+}
+
+const CHILD: i32 = Signal::CHILD.as_raw();
+const KILL: i32 = Signal::KILL.as_raw();
+
+/// A number for process 1: 0 to let the command go, else a signal for it.
+fn send(control: impl AsFd, number: i32) -> rustix::io::Result<()> {
+    rustix::net::send(control, &number.to_ne_bytes(), rustix::net::SendFlags::NOSIGNAL).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_socket() {
+        let all =
+            [Report::Exited(3), Report::Signalled(9), Report::Stopped(19), Report::NotStarted(2), Report::Failed(1, 7)];
+        for report in all {
+            assert_eq!(Report::from_bytes(&report.to_bytes()), Some(report));
+        }
+        assert_eq!(Report::from_bytes(&[9; 12]), None);
+        assert_eq!(Report::from_bytes(&[]), None);
+    }
+}
