@@ -3,6 +3,9 @@
 //! ```text
 //! interface   lo as the kernel describes it, printed as iproute2 and net-tools print it
 //! hosts       names: the hosts file, and NAME.localhost
+//! link        packets go in, and come out later, twice, changed, or not at all: pure
+//! rule        what is done to which packets, in netem's words
+//! packet      the headers that rules look at
 //! names       a name server for a private network
 //! publish     ports of the machine that lead into it
 //! ping        ICMP echo
@@ -15,10 +18,13 @@
 mod error;
 pub mod hosts;
 pub mod interface;
+pub mod link;
 pub mod names;
 pub mod netlink;
+pub mod packet;
 pub mod ping;
 pub mod ports;
 pub mod publish;
+pub mod rule;
 
 pub use error::{Error, Kind, Result, ResultExt};
