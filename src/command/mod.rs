@@ -7,21 +7,19 @@ pub mod cp;
 pub mod demo;
 pub mod detach;
 pub mod doctor;
+pub mod hosts;
 pub mod info;
 pub mod list;
 pub mod ls;
 pub mod man;
 pub mod mount;
-pub mod tar;
-pub mod tree;
-pub mod umount;
-pub mod hosts;
-pub mod list;
-pub mod man;
 pub mod ping;
 pub mod ports;
 pub mod run;
 pub mod show;
+pub mod tar;
+pub mod tree;
+pub mod umount;
 
 /// What a command came to, when nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

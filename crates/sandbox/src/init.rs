@@ -11,7 +11,7 @@ use std::process::Command;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
 use rustix::net::{RecvFlags, SendFlags, recv};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
+use rustix::process::{Signal, WaitOptions, kill_process, wait, waitpid};
 use sys::namespace::{UnshareFlags, unshare};
 use sys::process::{Fork, fork};
 use sys::signalfd::SignalFd;
