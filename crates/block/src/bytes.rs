@@ -4,11 +4,21 @@ use std::fmt;
 
 use crate::{Extent, Limits, ReadAt, Result, Source, check_range};
 
+/// The `N` bytes at `at`, or `None` where `bytes` ends before.
+pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+/// The byte at `at`, or `None` where `bytes` ends before.
+pub fn byte(bytes: &[u8], at: usize) -> Option<u8> {
+    bytes.get(at).copied()
+}
+
 macro_rules! number {
     ($($name:ident $type:ty, $from:ident, $words:literal;)*) => {$(
         #[doc = concat!("The ", $words, " at byte `at`, or `None` where `bytes` ends before.")]
         pub fn $name(bytes: &[u8], at: usize) -> Option<$type> {
-            bytes.get(at..)?.first_chunk().map(|chunk| <$type>::$from(*chunk))
+            array(bytes, at).map(<$type>::$from)
         }
     )*};
 }
@@ -50,19 +60,20 @@ pub fn read_up_to(device: &dyn ReadAt, offset: u64, len: usize) -> Result<Vec<u8
     read_vec(device, offset, there as usize)
 }
 
-/// Borrowed bytes as a device that is only read: for what is in memory already, such as the input of a fuzz target.
+/// Bytes, borrowed or owned, as a device that is only read: for what is in memory already, such as the input of a fuzz
+/// target.
 #[derive(Clone, Copy)]
-pub struct Bytes<'a>(pub &'a [u8]);
+pub struct Bytes<B>(pub B);
 
-impl fmt::Debug for Bytes<'_> {
+impl<B: AsRef<[u8]>> fmt::Debug for Bytes<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Bytes({} bytes)", self.0.len())
+        write!(f, "Bytes({} bytes)", self.0.as_ref().len())
     }
 }
 
-impl ReadAt for Bytes<'_> {
+impl<B: AsRef<[u8]> + Send + Sync> ReadAt for Bytes<B> {
     fn size(&self) -> u64 {
-        self.0.len() as u64
+        self.0.as_ref().len() as u64
     }
 
     fn limits(&self) -> Limits {
@@ -72,7 +83,7 @@ impl ReadAt for Bytes<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.size(), offset, buf.len() as u64)?;
         // Inside the slice, so inside a usize.
-        if let Some(there) = self.0.get(offset as usize..).and_then(|rest| rest.get(..buf.len())) {
+        if let Some(there) = self.0.as_ref().get(offset as usize..).and_then(|rest| rest.get(..buf.len())) {
             buf.copy_from_slice(there);
         }
         Ok(())

@@ -12,7 +12,6 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod archive;
-mod bytes;
 pub mod ext4;
 pub mod extract;
 mod file_system;

@@ -3,6 +3,7 @@
 //! - [`conformance`]: each sentence that the traits promise, checked.
 //! - [`model`]: random operations, compared with a plain vector of bytes.
 //! - [`crash`]: the power fails at every write and every flush; an operation fails, for each of them.
+//! - [`overlay`]: an overlay driven by bytes of a fuzzer.
 //!
 //! They panic, as tests do, with what was seen and what was promised.
 
@@ -11,3 +12,4 @@
 pub mod conformance;
 pub mod crash;
 pub mod model;
+pub mod overlay;

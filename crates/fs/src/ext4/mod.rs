@@ -109,6 +109,16 @@ impl fmt::Debug for Ext4 {
     }
 }
 
+/// For fuzzing: reads all that is in `data`, with its journal and without, whether or not checksums are right.
+pub fn fuzz(data: &[u8]) {
+    let device: Arc<dyn ReadAt> = Arc::new(block::bytes::Bytes(data.to_vec()));
+    for journal in [Replay::InMemory, Replay::Ignore] {
+        if let Ok(fs) = Ext4::open(Arc::clone(&device), Options { journal, verify: false }) {
+            crate::testing::explore::explore(&fs);
+        }
+    }
+}
+
 impl Ext4 {
     /// Whether the superblock of one of the three is on a device.
     ///

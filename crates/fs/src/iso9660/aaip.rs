@@ -10,8 +10,8 @@
 
 use super::corrupt::{Corrupt, Parsed};
 use super::susp::Reader;
-use crate::bytes::array;
 use crate::{NAME_BYTES_MAX, XATTR_BYTES_MAX};
+use block::bytes::array;
 
 /// The attributes of a file: the components of its entries, one after the other.
 ///

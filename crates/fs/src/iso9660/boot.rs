@@ -7,11 +7,11 @@
 //!                                                    and 44 …: more of the entry before
 //! ```
 
+use block::bytes::{byte, le_u16, le_u32};
 use block::{ReadAt, Result};
 
 use super::Corrupt;
 use super::volume::SECTOR_BYTES;
-use crate::bytes::{byte, le_u16, le_u32};
 
 const ENTRY_BYTES: usize = 32;
 

@@ -7,7 +7,7 @@
 //! The zone is signed, in quarters of an hour, east of Greenwich positive.
 
 use crate::Time;
-use crate::bytes::array;
+use block::bytes::array;
 
 /// A short date; the beginning of 1970 where it is none.
 pub(super) fn short(bytes: &[u8]) -> Time {

@@ -116,6 +116,17 @@ struct Node {
     attributes: Attributes,
 }
 
+/// For fuzzing: reads all that is in `data`, as each kind of tree that it may hold.
+pub fn fuzz(data: &[u8]) {
+    let device: Arc<dyn ReadAt> = Arc::new(block::bytes::Bytes(data.to_vec()));
+    for tree in [Tree::Best, Tree::Joliet, Tree::Enhanced, Tree::Plain] {
+        if let Ok(fs) = Iso9660::open(Arc::clone(&device), Options { tree, session_sector: 0 }) {
+            let _ = fs.boot_entries();
+            crate::testing::explore::explore(&fs);
+        }
+    }
+}
+
 impl Iso9660 {
     /// Whether a device holds one.
     ///

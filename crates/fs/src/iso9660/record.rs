@@ -10,7 +10,7 @@
 
 use super::date;
 use crate::Time;
-use crate::bytes::{byte, le_u32};
+use block::bytes::{byte, le_u32};
 
 /// The longest record, bytes: its length is one byte.
 pub(super) const RECORD_BYTES_MAX: usize = 255;

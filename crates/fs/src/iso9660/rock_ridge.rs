@@ -15,8 +15,8 @@ use super::corrupt::{Corrupt, Parsed};
 use super::date;
 use super::susp::Reader;
 use super::zisofs::Compression;
-use crate::bytes::{byte, le_u32};
 use crate::{LINK_BYTES_MAX, NAME_BYTES_MAX, Time};
+use block::bytes::{byte, le_u32};
 
 const CONTINUE: u8 = 1;
 

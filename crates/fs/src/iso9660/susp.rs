@@ -7,10 +7,10 @@
 //! ST, or fewer than 4 bytes: the end        PD: padding      ER: names a protocol in use
 //! ```
 
+use block::bytes::{array, byte, le_u32};
 use block::{ReadAt, Result};
 
 use super::corrupt::{Corrupt, Parsed};
-use crate::bytes::{array, byte, le_u32};
 
 /// How many continuation areas are followed, and how many bytes they hold in all.
 #[derive(Debug, Clone, Copy)]

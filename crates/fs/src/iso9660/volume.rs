@@ -11,13 +11,13 @@
 //! 813 created, 17                   830 modified, 17
 //! ```
 
+use block::bytes::{byte, le_u16, le_u32};
 use block::{Error, Kind, ReadAt, Result};
 
 use super::record::Record;
 use super::susp::{self, Protocols, Recent};
 use super::{Corrupt, Tree, date, name};
 use crate::Time;
-use crate::bytes::{byte, le_u16, le_u32};
 
 /// A sector, bytes, whatever a block is.
 pub(super) const SECTOR_BYTES: u64 = 2048;

@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use block::bytes::{byte, le_u32, le_u64};
 use block::{Error, Kind, Result};
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -20,7 +21,6 @@ use super::Medium;
 use super::content::{Content, encoded};
 use super::corrupt::{Corrupt, Parsed};
 use crate::FileExtent;
-use crate::bytes::{byte, le_u32, le_u64};
 
 /// The smallest and largest block: 32 KiB to 1 MiB.
 const BLOCK_LOG2: std::ops::RangeInclusive<u8> = 15..=20;

@@ -1,0 +1,4 @@
+//! What an overlay holds.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| block::testing::overlay::fuzz_image(data));
