@@ -13,7 +13,7 @@ use block::{BlockDevice, Error, Kind, ReadAt as _, Result, ResultExt as _};
 use format::partition::{self, Role};
 use format::spec::{self, Selector, Spec, Step};
 use fs::path::{LastLink, resolve};
-use fs::{FileSystem, Inode};
+use fs::{FileSystem, Inode, Stat};
 
 use crate::print;
 use crate::stack::{Access, Stack};
@@ -55,6 +55,14 @@ impl Inside {
         Ok(Self { fs, inode, path, image: image.to_os_string() })
     }
 
+    /// What is known of the file.
+    ///
+    /// # Errors
+    /// That of the file system, with what was typed.
+    pub fn stat(&self) -> Result<Stat> {
+        self.fs.stat(self.inode).context(|| self.shown(b""))
+    }
+
     /// A path below the one that was typed, as it can be shown.
     pub fn shown(&self, below: &[u8]) -> String {
         let mut path = self.path.clone();
@@ -64,7 +72,8 @@ impl Inside {
             }
             path.extend_from_slice(below);
         }
-        format!("{}:{}", print::escaped(self.image.as_bytes()), print::escaped(&path))
+        let image = print::escaped(self.image.as_bytes());
+        if path.is_empty() { image } else { format!("{image}:{}", print::escaped(&path)) }
     }
 }
 

@@ -26,7 +26,7 @@ pub fn run(args: &Args) -> Result {
     let mut status = Status::Done;
     for text in &args.files {
         let outcome = Inside::open(text, LastLink::Follow).map_err(Failure::Image).and_then(|inside| {
-            let stat = inside.fs.stat(inside.inode).map_err(Failure::Image)?;
+            let stat = inside.stat().map_err(Failure::Image)?;
             let failed = |error: block::Error| error.context(inside.shown(b""));
             match stat.file_type {
                 FileType::Regular => {}

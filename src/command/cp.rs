@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> Result {
 
 /// Where a source goes, as `cp` decides it.
 fn destination(inside: &Inside, path: &Path, several: bool) -> block::Result<Destination> {
-    let directory = inside.fs.stat(inside.inode)?.file_type == FileType::Directory;
+    let directory = inside.stat()?.file_type == FileType::Directory;
     let own_name = last_name(&inside.path);
     match std::fs::metadata(path) {
         Ok(there) if there.is_dir() => {

@@ -131,7 +131,7 @@ impl Output<'_> {
     }
 
     fn list(&mut self, inside: &Inside) -> std::result::Result<(), Box<dyn std::error::Error>> {
-        let stat = inside.fs.stat(inside.inode)?;
+        let stat = inside.stat()?;
         if stat.file_type != FileType::Directory || self.args.directory {
             let path = if inside.path.is_empty() { b"/".to_vec() } else { inside.path.clone() };
             return self.show(inside, vec![Row { path, inode: inside.inode, stat }]);

@@ -94,10 +94,14 @@ impl Drawing<'_> {
         let mut whole = true;
         let mut entered = HashSet::new();
         // What is still to be drawn of each directory that we are in. Where nothing is, its bar has ended.
-        let mut levels = vec![self.lines(inside, inside.inode, &mut entered, &mut whole).into_iter()];
+        let mut levels = vec![self.lines(inside, b"", inside.inode, &mut entered, &mut whole).into_iter()];
+        // The path of the innermost of them, and where each one's path ends in it.
+        let (mut path, mut ends) = (Vec::new(), vec![0]);
         while let Some(level) = levels.last_mut() {
             let Some(line) = level.next() else {
                 levels.pop();
+                ends.pop();
+                path.truncate(ends.last().copied().unwrap_or(0));
                 continue;
             };
             self.line(inside, &line, &levels);
@@ -107,19 +111,28 @@ impl Drawing<'_> {
             }
             let deeper = self.args.depth.is_none_or(|depth| levels.len() < depth) && levels.len() < DEPTH_MAX;
             if line.stat.file_type == FileType::Directory && deeper {
-                levels.push(self.lines(inside, line.inode, &mut entered, &mut whole).into_iter());
+                path = listing::join(&path, &line.name);
+                ends.push(path.len());
+                levels.push(self.lines(inside, &path, line.inode, &mut entered, &mut whole).into_iter());
             }
         }
         Ok(whole)
     }
 
-    fn lines(&self, inside: &Inside, directory: Inode, entered: &mut HashSet<u64>, whole: &mut bool) -> Vec<Line> {
+    fn lines(
+        &self,
+        inside: &Inside,
+        path: &[u8],
+        directory: Inode,
+        entered: &mut HashSet<u64>,
+        whole: &mut bool,
+    ) -> Vec<Line> {
         if self.args.depth == Some(0) {
             return Vec::new();
         }
         let mut failed = |error: &block::Error, name: &[u8]| {
             *whole = false;
-            print::warning(&format!("{}: {}", inside.shown(name), print::error_text(error)));
+            print::warning(&format!("{}: {}", inside.shown(&listing::join(path, name)), print::error_text(error)));
         };
         let read = inside.fs.stat(directory).and_then(|stat| {
             if !entered.insert(stat.number) {

@@ -5,6 +5,7 @@
 mod session;
 
 mod attach;
+mod broken;
 mod command_line;
 mod demo;
 mod doctor;

@@ -33,9 +33,12 @@ pub fn fuzz(seconds: u32) -> Result {
         return Ok(());
     }
     for target in targets {
+        // What was found before, and the images that are broken on purpose.
+        let corpus = format!("fuzz/corpus/{target}");
+        std::fs::create_dir_all(root().join(&corpus)).map_err(|error| format!("{corpus}: {error}"))?;
         let mut command = Command::new("cargo");
         // No sanitizer of memory: where there is no unsafe code, overflow checks and assertions find what there is.
-        command.args(["+nightly", "fuzz", "run", "--sanitizer", "none", &target, "--"]);
+        command.args(["+nightly", "fuzz", "run", "--sanitizer", "none", &target, &corpus, "test_data/broken", "--"]);
         command.args(["-rss_limit_mb=1024", "-timeout=10"]);
         shell::run(command.arg(format!("-max_total_time={seconds}")).current_dir(root()))?;
     }

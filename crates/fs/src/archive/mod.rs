@@ -159,6 +159,10 @@ impl Writer<'_, '_> {
         if stat.file_type != FileType::Regular {
             return self.put(found, &headers(&path, member, stat, 0, records));
         }
+        // A file whose end is not there is left out: once its size is said, zeros would have to follow, any number.
+        if let Some(last) = stat.size.checked_sub(1) {
+            self.fs.extent_at(found.inode, last).map_err(Failure::Image)?;
+        }
         let runs = self.runs(found)?;
         let mut map = Vec::new();
         let mut size = stat.size;

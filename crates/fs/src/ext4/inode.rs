@@ -72,7 +72,8 @@ impl InodeRecord {
         let file_type = FileType::from_mode(mode.into());
         let wide = file_type == Some(FileType::Regular) || superblock.has_incompat(incompat::LARGEDIR);
         let size = join(le32(&raw, 0x4)?, if wide { le32(&raw, 0x6C)? } else { 0 });
-        if size > i64::MAX as u64 {
+        // Blocks of a file are counted in 32 bits.
+        if size > u64::from(superblock.block_bytes).saturating_mul(1 << 32) {
             return Err(Corrupt::FileSize { inode: number, bytes: size }.into());
         }
         let acl_high = if superblock.has_incompat(incompat::BITS_64) { le16(&raw, 0x76)? } else { 0 };
