@@ -47,8 +47,8 @@ fn every_parser_survives_every_broken_image() {
             ::fs::iso9660::fuzz,
             ::fs::ext4::fuzz,
             // As if what is broken lay elsewhere.
-            |data| ::fs::ext4::fuzz(data.get(512..).unwrap_or_default()),
-            |data| ::fs::iso9660::fuzz(data.get(..data.len() / 2).unwrap_or_default()),
+            |data: &[u8]| ::fs::ext4::fuzz(data.get(512..).unwrap_or_default()),
+            |data: &[u8]| ::fs::iso9660::fuzz(data.get(..data.len() / 2).unwrap_or_default()),
         ] {
             let start = Instant::now();
             fuzz(&data);

@@ -9,6 +9,7 @@ mod broken;
 mod command_line;
 mod demo;
 mod doctor;
+mod ext4_files;
 mod files;
 mod info;
 mod killed;
