@@ -9,6 +9,7 @@ pub mod detach;
 pub mod doctor;
 pub mod hosts;
 pub mod info;
+pub mod link;
 pub mod list;
 pub mod ls;
 pub mod man;

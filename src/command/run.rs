@@ -2,10 +2,13 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
+use net::capture::Capture;
 use net::publish::Publish;
+use net::rule::Rule;
 use sandbox::Ended;
-use sandbox::plan::{Net, Options, Plan, Starter};
+use sandbox::plan::{LinkOptions, Net, Options, Plan, Starter};
 
 use super::{Result, Status};
 use crate::print;
@@ -26,6 +29,46 @@ pub struct Args {
     /// Give a name an address, inside only.
     #[arg(long, value_name = "NAME=ADDRESS", value_parser = host, help_heading = "Network")]
     host: Vec<(String, IpAddr)>,
+    /// How long each packet is on its way: 20ms.
+    #[arg(long, value_name = "TIME", help_heading = "Link")]
+    latency: Option<String>,
+    /// How much that varies, and how much each delay follows the last: 5ms, '5ms 25%'.
+    #[arg(long, value_name = "TIME [SHARE]", help_heading = "Link")]
+    jitter: Option<String>,
+    /// How jitter is spread: uniform, normal, pareto, paretonormal.
+    #[arg(long, value_name = "NAME", help_heading = "Link")]
+    distribution: Option<String>,
+    /// Packets lost: 1%, '1% 25%', 'state 1% 20%', 'gemodel 1% 10% 70% 0.1%'.
+    #[arg(long, value_name = "SHARE", help_heading = "Link")]
+    loss: Option<String>,
+    /// Packets that come twice.
+    #[arg(long, value_name = "SHARE", help_heading = "Link")]
+    duplicate: Option<String>,
+    /// Packets that overtake those that wait.
+    #[arg(long, value_name = "SHARE", help_heading = "Link")]
+    reorder: Option<String>,
+    /// Packets with one bit turned.
+    #[arg(long, value_name = "SHARE", help_heading = "Link")]
+    corrupt: Option<String>,
+    /// Bits a second: 10mbit.
+    #[arg(long, value_name = "RATE", help_heading = "Link")]
+    rate: Option<String>,
+    /// Packets that may wait; more are lost.
+    #[arg(long, value_name = "PACKETS", help_heading = "Link")]
+    limit: Option<String>,
+    /// For a part of the traffic: 'to 127.0.0.5 port 5432: latency 80ms loss 2%', 'udp: block'. The first that a packet
+    /// meets is its rule.
+    #[arg(long, value_name = "MATCH: SETTINGS", help_heading = "Link")]
+    rule: Vec<Rule>,
+    /// The same seed, the same losses and delays.
+    #[arg(long, default_value_t = 1, value_name = "NUMBER", help_heading = "Link")]
+    seed: u64,
+    /// Have a link, so that `loopbox link set` can give it rules later.
+    #[arg(long, help_heading = "Link")]
+    link: bool,
+    /// Write every packet to a pcapng file, or to standard output: -.
+    #[arg(long, value_name = "FILE", help_heading = "Link")]
+    capture: Option<PathBuf>,
     /// Print the steps, and do none.
     #[arg(long)]
     dry_run: bool,
@@ -47,9 +90,44 @@ fn host(text: &str) -> std::result::Result<(String, IpAddr), String> {
     Ok((name.to_owned(), address))
 }
 
+/// The link that the options ask for, if any does.
+fn link(args: &Args) -> net::Result<Option<LinkOptions>> {
+    let words = [
+        ("latency", &args.latency),
+        ("jitter", &args.jitter),
+        ("distribution", &args.distribution),
+        ("loss", &args.loss),
+        ("duplicate", &args.duplicate),
+        ("reorder", &args.reorder),
+        ("corrupt", &args.corrupt),
+        ("rate", &args.rate),
+        ("limit", &args.limit),
+    ];
+    let settings: Vec<String> =
+        words.into_iter().filter_map(|(word, value)| value.as_ref().map(|value| format!("{word} {value}"))).collect();
+    let mut rules = args.rule.clone();
+    if !settings.is_empty() {
+        rules.push(settings.join(" ").parse()?);
+    }
+    let wanted = args.link || !rules.is_empty() || args.capture.is_some();
+    Ok(wanted.then(|| LinkOptions { rules, seed: args.seed, capture: args.capture.clone() }))
+}
+
+/// The file of a capture, or standard output.
+fn capture(path: &Path) -> std::io::Result<Capture> {
+    if path == Path::new("-") {
+        return Capture::new(Box::new(std::io::stdout()));
+    }
+    Capture::new(Box::new(std::fs::File::create(path)?))
+}
+
 /// Plans, spawns, and passes the end of the command on.
 pub fn run(args: Args) -> Result {
+    let link = link(&args)?;
+    let captured = link.as_ref().and_then(|link| link.capture.clone());
+    let socket = link.as_ref().map(|_| super::link::socket(std::process::id())).transpose()?;
     let options = Options {
+        link,
         net: match args.net {
             Network::Private => Net::Private,
             Network::Host => Net::Host,
@@ -65,7 +143,12 @@ pub fn run(args: Args) -> Result {
         print::bytes(plan.to_string().as_bytes())?;
         return Ok(Status::Done);
     }
-    match sandbox::spawn(&plan)?.run()? {
+    let what = |path: &PathBuf| format!("capturing to {}", path.display());
+    let captured = match &captured {
+        Some(path) => Some(capture(path).map_err(|error| net::Error::io(what(path), error))?),
+        None => None,
+    };
+    match sandbox::spawn(&plan)?.capture_to(captured).link_at(socket).run()? {
         Ended::Exited(status) => Ok(Status::Code(status)),
         Ended::Signalled(signal) => {
             end_as(signal);

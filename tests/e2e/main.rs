@@ -16,6 +16,7 @@ mod killed;
 mod loop_device;
 mod losetup;
 mod mount;
+mod net_link;
 mod net_names;
 mod net_run;
 mod net_show;

@@ -4,6 +4,8 @@
 //! interface   lo as the kernel describes it, printed as iproute2 and net-tools print it
 //! hosts       names: the hosts file, and NAME.localhost
 //! link        packets go in, and come out later, twice, changed, or not at all: pure
+//! driver      the link of a private network: the only I/O of rules and capture
+//! capture     packets in a pcapng file
 //! rule        what is done to which packets, in netem's words
 //! packet      the headers that rules look at
 //! names       a name server for a private network
@@ -15,6 +17,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
+pub mod driver;
 mod error;
 pub mod hosts;
 pub mod interface;

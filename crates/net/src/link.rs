@@ -198,6 +198,14 @@ impl<T: Copy> Link<T> {
         self.waiting.push(Reverse(Waiting { key: (due, self.arrivals), rule, delivery }));
     }
 
+    /// Whether one of the two of an item still waits.
+    pub fn holds(&self, item: T) -> bool
+    where
+        T: PartialEq,
+    {
+        self.counts.duplicated > 0 && self.waiting.iter().any(|Reverse(waiting)| waiting.delivery.item == item)
+    }
+
     /// When the next packet is due; the past means now.
     pub fn next_due(&self) -> Option<Moment> {
         self.waiting.peek().map(|Reverse(waiting)| waiting.delivery.due)

@@ -95,6 +95,12 @@ impl Message {
         filled
     }
 
+    /// Its length, bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a message has a header")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The bytes, with length and sequence number in place.
     fn finish(mut self, sequence: u32) -> Vec<u8> {
         let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX).to_ne_bytes();
@@ -234,23 +240,42 @@ impl Socket {
         Ok(self.buffer.get(..received).unwrap_or_default())
     }
 
+    /// Asks for room for what was not yet received; the kernel may give less.
+    pub fn set_receive_bytes(&self, bytes: usize) {
+        let _ = net::sockopt::set_socket_recv_buffer_size_force(&self.fd, bytes)
+            .or_else(|_| net::sockopt::set_socket_recv_buffer_size(&self.fd, bytes));
+    }
+
+    /// From now on [`Socket::receive`] says `AGAIN` rather than wait.
+    ///
+    /// # Errors
+    /// Those of `fcntl`.
+    pub fn set_nonblocking(&self) -> Result<()> {
+        rustix::io::ioctl_fionbio(&self.fd, true).context(|| "netlink socket")
+    }
+
     /// Sends requests, each with [`NLM_F_ACK`], and waits until all are done. `what` says in an error what was tried.
     ///
     /// # Errors
     /// The first refusal.
     pub fn execute(&mut self, what: &str, messages: Vec<Message>) -> Result<()> {
         let mut left = messages.iter().filter(|m| u16_at(&m.0, 6).is_some_and(|f| f & NLM_F_ACK != 0)).count();
-        self.send(messages)?;
+        let first = self.send(messages)?;
+        let mut refused = None;
         while left > 0 {
             let bytes = self.receive().context(|| what.to_owned())?;
-            for message in self::messages(bytes) {
+            // Answers to what was refused before may still be there.
+            for message in self::messages(bytes).filter(|message| message.sequence >= first) {
                 if message.kind == NLMSG_ERROR {
-                    refusal(message).context(|| what.to_owned())?;
+                    refused = refused.or(refusal(message).err());
                     left = left.saturating_sub(1);
                 }
             }
         }
-        Ok(())
+        match refused {
+            Some(error) => Err(error).context(|| what.to_owned()),
+            None => Ok(()),
+        }
     }
 
     /// Sends a request and passes every message of the answer to `take`: one for a plain request, all entries of the

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use net::hosts::{Hosts, is_host_name};
 use net::publish::Publish;
+use net::rule::Rule;
 use net::{Error, Kind, Result};
 
 /// The network of a command.
@@ -52,6 +53,8 @@ pub struct Options {
     pub net: Net,
     /// Ports that the outside reaches.
     pub publish: Vec<Publish>,
+    /// What is done to packets; with a link even where there are no rules yet.
+    pub link: Option<LinkOptions>,
     /// Names for the private hosts file.
     pub hosts: Vec<(String, IpAddr)>,
     /// The name of the machine, which the private hosts file has too.
@@ -62,11 +65,22 @@ pub struct Options {
     pub command: Vec<OsString>,
 }
 
+/// The link of a private network.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LinkOptions {
+    /// What is done to which packets.
+    pub rules: Vec<Rule>,
+    /// The same seed, the same losses and delays.
+    pub seed: u64,
+    /// Where the packets are written, for [`Step::Link`] to be read: the caller opens it.
+    pub capture: Option<PathBuf>,
+}
+
 /// The address at which names are answered inside. Its port 53 is the only one that is taken.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 
 /// One step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Listen on a port of the machine, before its network is left.
     Publish(Publish),
@@ -88,6 +102,8 @@ pub enum Step {
         /// The value.
         value: String,
     },
+    /// Lead the packets of `lo` through a link.
+    Link(LinkOptions),
     /// Answer names at [`NAME_SERVER`].
     Names(Hosts),
     /// Start process 1 of a new process namespace, which dies with the supervisor.
@@ -108,7 +124,7 @@ pub enum Step {
 }
 
 /// The steps in their order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan(pub Vec<Step>);
 
 impl Plan {
@@ -124,6 +140,9 @@ impl Plan {
         if !private && !options.publish.is_empty() {
             return Err(Error::new(Kind::Invalid, "--publish without a private network: every port is there already"));
         }
+        if !private && options.link.is_some() {
+            return Err(Error::new(Kind::Invalid, "a link, or a capture, without a private network"));
+        }
         let mut steps: Vec<Step> = options.publish.iter().cloned().map(Step::Publish).collect();
         if !starter.privileged {
             steps.push(Step::User { uid: starter.uid, gid: starter.gid });
@@ -135,6 +154,7 @@ impl Plan {
             let groups = if starter.privileged { "0 2147483647".into() } else { format!("{0} {0}", starter.gid) };
             steps.push(Step::Sysctl { name: "net/ipv4/ping_group_range", value: groups });
             steps.push(Step::Sysctl { name: "net/ipv4/ip_unprivileged_port_start", value: "0".into() });
+            steps.extend(options.link.clone().map(Step::Link));
             steps.push(Step::Names(hosts.clone()));
         }
         steps.push(Step::Init);
@@ -200,6 +220,11 @@ impl fmt::Display for Step {
             Self::Network => write!(f, "new network namespace"),
             Self::LoopbackUp => write!(f, "set lo up"),
             Self::Sysctl { name, value } => write!(f, "set {} to {value}", name.replace('/', ".")),
+            Self::Link(link) => {
+                write!(f, "lead lo through a link, seed {}", link.seed)?;
+                link.rules.iter().try_for_each(|rule| write!(f, "; {rule}"))?;
+                link.capture.iter().try_for_each(|file| write!(f, "; capture to {}", file.display()))
+            }
             Self::Names(_) => write!(f, "answer names at {NAME_SERVER}"),
             Self::Init => write!(f, "new process namespace: process 1, which dies with this one"),
             Self::Mounts => write!(f, "new mount namespace"),
@@ -238,8 +263,8 @@ mod tests {
              answer names at 127.0.0.53\n\
              new process namespace: process 1, which dies with this one\n\
              new mount namespace\n\
-             mount 82 bytes over /etc/hosts\n\
-             mount 54 bytes over /etc/resolv.conf\n\
+             mount 75 bytes over /etc/hosts\n\
+             mount 51 bytes over /etc/resolv.conf\n\
              mount /proc\n\
              run true\n"
         );

@@ -3,7 +3,9 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
+use net::capture::Capture;
 use net::publish::Listening;
 use net::{Error, Kind, Result, ResultExt as _};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -14,7 +16,7 @@ use sys::process::{Fork, fork};
 use sys::signalfd::SignalFd;
 
 use crate::init;
-use crate::plan::{NAME_SERVER, Plan, Step};
+use crate::plan::{LinkOptions, NAME_SERVER, Plan, Step};
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,9 @@ pub struct Running {
     signals: SignalFd,
     publish: Vec<Listening>,
     names: Option<(UdpSocket, net::hosts::Hosts)>,
+    link: Option<LinkOptions>,
+    capture: Option<Capture>,
+    link_socket: Option<PathBuf>,
     steps: Vec<Step>,
 }
 
@@ -89,7 +94,7 @@ pub struct Running {
 /// process has more than one thread; those of the other steps.
 pub fn spawn(plan: &Plan) -> Result<Running> {
     let signals = SignalFd::new(sys::signalfd::ALL).context(|| "signals")?;
-    let (mut publish, mut names) = (Vec::new(), None);
+    let (mut publish, mut names, mut link) = (Vec::new(), None, None);
     for (number, step) in plan.0.iter().enumerate() {
         match step {
             Step::Publish(what) => publish.push(Listening::open(what)?),
@@ -100,13 +105,14 @@ pub fn spawn(plan: &Plan) -> Result<Running> {
                 // Where /proc/sys is read-only, ping and low ports need a capability inside: that is all.
                 let _ = fs::write(format!("/proc/sys/{name}"), value);
             }
+            Step::Link(options) => link = Some(options.clone()),
             Step::Names(hosts) => {
                 let socket = UdpSocket::bind((NAME_SERVER, 53)).context(|| format!("listening at {NAME_SERVER}:53"))?;
                 names = Some((socket, hosts.clone()));
             }
             Step::Init => {
                 let steps: Vec<Step> = plan.0.iter().skip(number).cloned().collect();
-                return start_init(signals, publish, names, steps);
+                return start_init(signals, publish, names, link, steps);
             }
             Step::Mounts | Step::File { .. } | Step::Proc | Step::Run(_) => break,
         }
@@ -135,6 +141,7 @@ fn start_init(
     signals: SignalFd,
     publish: Vec<Listening>,
     names: Option<(UdpSocket, net::hosts::Hosts)>,
+    link: Option<LinkOptions>,
     steps: Vec<Step>,
 ) -> Result<Running> {
     let (control, inner) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -144,17 +151,50 @@ fn start_init(
             drop((control, publish, names));
             init::parent(&inner, &signals, &steps)
         }
-        Fork::Parent(init) => Ok(Running { init: Some(init), control, signals, publish, names, steps }),
+        Fork::Parent(init) => Ok(Running {
+            init: Some(init),
+            control,
+            signals,
+            publish,
+            names,
+            link,
+            capture: None,
+            link_socket: None,
+            steps,
+        }),
     }
 }
 
 impl Running {
+    /// Where the packets of the link are written.
+    #[must_use]
+    pub fn capture_to(mut self, capture: Option<Capture>) -> Self {
+        self.capture = capture;
+        self
+    }
+
+    /// Where the link can be asked and changed; the path goes away with this.
+    #[must_use]
+    pub fn link_at(mut self, path: Option<PathBuf>) -> Self {
+        self.link_socket = path;
+        self
+    }
+
     /// Lets the command go, and returns when it has ended. Signals that other processes send to this one are passed on
     /// to it; those of the terminal reach it anyway. When it is stopped, this process stops as well.
     ///
     /// # Errors
     /// Those of the steps that process 1 does.
     pub fn run(mut self) -> Result<Ended> {
+        // The link comes first: it takes packets from the moment it is there.
+        let mut link = None;
+        if let Some(options) = self.link.take() {
+            let handle = net::driver::start(options.rules, options.seed, self.capture.take())?;
+            if let Some(path) = &self.link_socket {
+                net::driver::serve(path, handle.clone())?;
+            }
+            link = Some(handle);
+        }
         for listening in std::mem::take(&mut self.publish) {
             listening.serve()?;
         }
@@ -176,6 +216,9 @@ impl Running {
                 }
             }
             if told && let Some(ended) = self.report()? {
+                if let Some(link) = link {
+                    link.finish()?;
+                }
                 return Ok(ended);
             }
         }
@@ -215,6 +258,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if let Some(path) = &self.link_socket {
+            let _ = fs::remove_file(path);
+        }
         if let Some(init) = self.init {
             let _ = kill_process(init, Signal::KILL);
             self.reap();

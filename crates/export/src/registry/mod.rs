@@ -10,7 +10,7 @@
 //! the file. A process that ends well writes its [`Outcome`] into the file first, so that whoever waits for the lock
 //! knows whether all that was written is safe.
 
-mod folder;
+pub mod folder;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};

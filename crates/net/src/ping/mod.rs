@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, ipproto};
 
@@ -118,8 +119,18 @@ impl Ping {
                 *to = from;
             }
         }
-        net::send(&self.socket, &packet, SendFlags::empty()).context(|| "sendmsg")?;
-        Ok(())
+        loop {
+            match net::send(&self.socket, &packet, SendFlags::empty()) {
+                Ok(_) => return Ok(()),
+                // Too many packets are on their way: one that arrives makes room.
+                Err(Errno::AGAIN | Errno::NOBUFS) => {
+                    let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+                    let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&wait));
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context(|| "sendmsg"),
+            }
+        }
     }
 
     /// The next reply that has arrived, if any.

@@ -1,0 +1,245 @@
+//! The link of a private network: the only I/O of rules and capture. A thread takes the packets of `lo` from a queue of
+//! the kernel, asks the [`Link`], and says when each goes on.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, RawProtocol, SendFlags, SocketFlags, SocketType, sendto, socket_with};
+
+use crate::capture::Capture;
+use crate::link::{Counts, Dropped, Link};
+use crate::packet::{Headers, finish_checksum};
+use crate::rule::Rule;
+use crate::{Error, Kind, Result, ResultExt as _};
+
+mod control;
+mod queue;
+
+pub use control::{Request, ask, serve};
+use queue::{HEADERS_BYTES, Held, MARK, Queue, WHOLE_BYTES};
+
+/// A hand on a link that runs.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Mutex<Driver>>);
+
+impl Handle {
+    fn lock(&self) -> MutexGuard<'_, Driver> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other rules from now on.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for corruption and duplicates, where the link was started without them.
+    pub fn set_rules(&self, rules: Vec<Rule>) -> Result<()> {
+        let mut driver = self.lock();
+        if driver.raw.is_none() && rules.iter().any(needs_whole) {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "corrupt and duplicate need whole packets: the link was started without them",
+            ));
+        }
+        driver.link.set_rules(rules);
+        Ok(())
+    }
+
+    /// The rules, what became of the packets, and how often the kernel dropped some because the driver was too slow.
+    pub fn status(&self) -> (Vec<String>, Counts, u64) {
+        let driver = self.lock();
+        (driver.link.rules().map(ToString::to_string).collect(), driver.link.counts(), driver.overruns)
+    }
+
+    /// Takes what has arrived so far, and ends the capture with its counts.
+    ///
+    /// # Errors
+    /// Where the capture could not be written: what is in the file is not all that there was.
+    pub fn finish(&self) -> Result<()> {
+        let mut driver = self.lock();
+        driver.turn()?;
+        match driver.capture.take() {
+            Some(capture) => capture.finish().context(|| "writing the capture"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn needs_whole(rule: &Rule) -> bool {
+    rule.settings.corrupt.probability > 0.0 || rule.settings.duplicate.probability > 0.0
+}
+
+/// Starts a link on the `lo` of this network namespace; it runs as long as the process lives.
+///
+/// # Errors
+/// Where the kernel lacks NFQUEUE or nftables, or forbids them.
+pub fn start(rules: Vec<Rule>, seed: u64, capture: Option<Capture>) -> Result<Handle> {
+    let whole = capture.is_some() || rules.iter().any(needs_whole);
+    let queue = Queue::open(if whole { WHOLE_BYTES } else { HEADERS_BYTES })?;
+    let raw = if whole { Some(Raw::open()?) } else { None };
+    let fd = queue.as_fd().try_clone_to_owned().context(|| "queue")?;
+    let link = Link::new(rules, seed);
+    let driver = Driver { link, queue, raw, capture, kept: HashMap::new(), start: Instant::now(), overruns: 0 };
+    let handle = Handle(Arc::new(Mutex::new(driver)));
+    let runner = handle.clone();
+    std::thread::Builder::new()
+        .name("link".into())
+        .spawn(move || run(&runner, &fd))
+        .context(|| "thread for the link")?;
+    Ok(handle)
+}
+
+/// Waits for packets or for a time to come, and does all that can be done then, for ever.
+fn run(handle: &Handle, queue: &OwnedFd) {
+    // Delays are asked for in microseconds; by default the kernel rounds sleeps by 50 of them.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+    loop {
+        let left = handle.lock().time_left();
+        let timeout =
+            left.map(|left| Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() });
+        let waited = poll(&mut [PollFd::new(queue, PollFlags::IN)], timeout.as_ref());
+        let failed = !matches!(waited, Ok(_) | Err(rustix::io::Errno::INTR));
+        if handle.lock().turn().is_err() || failed {
+            // The queue is gone, and the network namespace with it, or memory is short: try again, slowly.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Sockets that send whole IP packets, with a mark that keeps them out of the queue.
+struct Raw {
+    ipv4: OwnedFd,
+    ipv6: Option<OwnedFd>,
+}
+
+impl Raw {
+    fn open() -> Result<Self> {
+        const IPPROTO_RAW: u32 = 255;
+        const SOL_SOCKET: i32 = 1;
+        const SO_MARK: i32 = 36;
+        let open = |family| {
+            let protocol = RawProtocol::new(IPPROTO_RAW).map(rustix::net::Protocol::from_raw);
+            let socket = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+            sys::socket::set_number(&socket, SOL_SOCKET, SO_MARK, MARK.cast_signed())?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        let ipv4 = open(AddressFamily::INET).context(|| "raw socket for copies of packets")?;
+        Ok(Self { ipv4, ipv6: open(AddressFamily::INET6).ok() })
+    }
+
+    fn send(&self, packet: &[u8]) {
+        let Some(headers) = Headers::parse(packet) else { return };
+        let socket = match headers.to {
+            IpAddr::V4(_) => Some(&self.ipv4),
+            IpAddr::V6(_) => self.ipv6.as_ref(),
+        };
+        if let Some(socket) = socket {
+            // A copy that cannot be sent is a copy that is lost.
+            let _ = sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddr::new(headers.to, 0));
+        }
+    }
+}
+
+/// All that belongs to a link that runs.
+#[derive(Debug)]
+struct Driver {
+    link: Link<u32>,
+    queue: Queue,
+    /// Where whole packets come in: for corruption, copies and capture.
+    raw: Option<Raw>,
+    capture: Option<Capture>,
+    /// Whole packets that are needed again when they are due.
+    kept: HashMap<u32, Vec<u8>>,
+    start: Instant,
+    /// How often the kernel dropped packets because this process was too slow.
+    overruns: u64,
+}
+
+impl Driver {
+    /// How long until the next packet is due.
+    fn time_left(&self) -> Option<Duration> {
+        self.link.next_due().map(|due| due.saturating_sub(self.start.elapsed()))
+    }
+
+    /// Takes the packets that have arrived, and lets those go that are due.
+    fn turn(&mut self) -> Result<()> {
+        let Self { link, queue, raw, capture, kept, start, overruns } = self;
+        let now = start.elapsed();
+        let mut drops = Vec::new();
+        let overrun = queue.receive(|packet| {
+            let headers = Headers::parse(packet.bytes);
+            let pushed = link.push(packet.id, headers.as_ref(), packet.len, now);
+            if let Some(capture) = capture {
+                capture.packet(wall_clock(), packet.bytes, packet.len, pushed.err());
+            }
+            match pushed {
+                Ok(()) if raw.is_some() => drop(kept.insert(packet.id, whole(&packet))),
+                Ok(()) => {}
+                Err(Dropped::Lost | Dropped::Overflow) => drops.push(packet.id),
+            }
+        })?;
+        *overruns += u64::from(overrun);
+        if overrun && let Some(capture) = capture {
+            capture.overrun();
+        }
+        for id in drops {
+            queue.drop_packet(id);
+        }
+        let now = start.elapsed();
+        while let Some(delivery) = link.pop(now) {
+            let id = delivery.item;
+            match (delivery.copy, delivery.corrupt_bit) {
+                (true, _) => {
+                    if let (Some(raw), Some(packet)) = (raw.as_ref(), kept.get(&id)) {
+                        raw.send(packet);
+                    }
+                }
+                (false, Some(bit)) => match kept.get(&id) {
+                    Some(packet) => queue.accept(id, Some(&with_bit_turned(packet, bit))),
+                    None => queue.accept(id, None),
+                },
+                (false, None) => queue.accept(id, None),
+            }
+            if !kept.is_empty() && !link.holds(id) {
+                kept.remove(&id);
+            }
+        }
+        if let Some(capture) = capture {
+            capture.flush();
+        }
+        queue.flush()
+    }
+}
+
+/// The packet with its checksum in place.
+fn whole(packet: &Held<'_>) -> Vec<u8> {
+    let mut bytes = packet.bytes.to_vec();
+    if packet.checksum_open {
+        finish_checksum(&mut bytes);
+    }
+    bytes
+}
+
+fn with_bit_turned(packet: &[u8], bit: u64) -> Vec<u8> {
+    let mut bytes = packet.to_vec();
+    // Not in the IP header: with a wrong address or length the packet would only be lost.
+    let at = Headers::parse(packet).and_then(|headers| headers.transport_at).unwrap_or(0);
+    let room = (bytes.len().saturating_sub(at) as u64 * 8).max(1);
+    let bit = bit % room;
+    if let Some(byte) = bytes.get_mut(at + (bit / 8) as usize) {
+        *byte ^= 1 << (bit % 8);
+    }
+    bytes
+}
+
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl std::fmt::Debug for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Raw({:?})", self.ipv4.as_fd())
+    }
+}
