@@ -142,11 +142,11 @@ mod tests {
     fn the_order_typed_is_the_order_stacked() {
         let scratch = rig::Scratch::new("stack");
         let image = image(&scratch);
-        let stack = open(&format!("{image},offset=4K,sizelimit=8K,offset=1K")).unwrap();
+        let stack = open(&format!("{image},ro,offset=4K,sizelimit=8K,offset=1K")).unwrap();
         assert_eq!((stack.device.size(), bytes(&stack, 0)), (7 << 10, 1280_u32.to_be_bytes()));
-        let stack = open(&format!("{image},offset=1K,offset=4K,sizelimit=8K")).unwrap();
+        let stack = open(&format!("{image},ro,offset=1K,offset=4K,sizelimit=8K")).unwrap();
         assert_eq!((stack.device.size(), bytes(&stack, 0)), (8 << 10, 1280_u32.to_be_bytes()));
-        let error = open(&format!("{image},offset=65K")).unwrap_err();
+        let error = open(&format!("{image},ro,offset=65K")).unwrap_err();
         assert_eq!(error.kind(), Kind::OutOfRange, "{error:?}");
     }
 
