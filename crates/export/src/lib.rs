@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! loop_device   the kernel's loop driver: /dev/loopN                 root
+//! nbd           a network block device: unix socket, TCP, standard streams   any user
 //! fuse          a node file that is a disk; a directory of files     any user
 //! registry      what loopbox holds on this machine, and the cleaning up after a crash
 //! ```
@@ -13,6 +14,7 @@ pub mod fuse;
 mod holders;
 pub mod loop_device;
 pub mod mount_table;
+pub mod nbd;
 pub mod registry;
 pub mod server;
 pub mod user;

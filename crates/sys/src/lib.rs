@@ -3,6 +3,7 @@
 //! One file an interface of the kernel. No policy: a function here makes one call, and says what the kernel said.
 //! Where rustix offers a safe call, use that and add nothing here.
 
+pub mod file;
 pub mod fuse;
 pub mod io_uring;
 pub mod loop_device;
