@@ -17,6 +17,7 @@ pub mod mount;
 pub mod ping;
 pub mod ports;
 pub mod run;
+pub mod serve;
 pub mod show;
 pub mod tar;
 pub mod tree;

@@ -1,6 +1,8 @@
-//! fork(2), for a program that has one thread.
+//! fork(2), for a program that has one thread; children that end with their parent.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use rustix::process::Pid;
 
@@ -34,4 +36,17 @@ pub fn fork() -> io::Result<Fork> {
             _ => Err(io::Error::last_os_error()),
         },
     }
+}
+
+/// Has `command` start with `signals` no longer blocked, and be asked to end (SIGTERM) when the thread that starts it
+/// ends, however that comes about.
+pub fn end_with_parent(command: &mut Command, signals: crate::signal::Blocked) {
+    let begin = move || {
+        signals.unblock()?;
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only two system calls are made, pthread_sigmask and prctl, both safe there; nothing
+    // is allocated, and no lock is taken.
+    unsafe { command.pre_exec(begin) };
 }

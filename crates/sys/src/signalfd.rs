@@ -68,6 +68,11 @@ impl SignalFd {
         self.blocked.unblock()
     }
 
+    /// Those that are blocked, for a child that is not to inherit that.
+    pub fn blocked(&self) -> Blocked {
+        self.blocked
+    }
+
     /// The next signal that has arrived, if any.
     ///
     /// # Errors

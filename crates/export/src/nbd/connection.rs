@@ -11,23 +11,37 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use block::{BlockDevice, Error, Kind, Result, Source, Zero, check_range};
 
 use super::handshake::Dialect;
-use super::reply::{self, Status};
+use super::reply::{self, Output, Status};
 use super::wire::{self, Request, command, error, flag};
 use super::{EXTENTS_MAX, PAYLOAD_BYTES_MAX};
 
 /// Threads of a connection that wait for the disk.
-const WORKERS: usize = 8;
+const WORKERS: usize = 16;
 /// Bytes that are read from the socket at one time, unless one request is longer.
 const INPUT_BYTES: usize = 256 << 10;
+/// Memory for input and for output that is kept from one request to the next.
+const KEPT_BYTES_MAX: usize = 2 << 20;
 /// Output that is written although more requests are there.
 const OUTPUT_BYTES: usize = 1 << 20;
 /// Requests that wait for a worker; more are waited for by the thread that reads.
 const QUEUE_MAX: usize = 128;
+/// Bytes of their payloads; one request alone may have more.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Shorter runs of zeroes in a read are sent as data.
+const HOLE_BYTES_MIN: u64 = 4096;
+/// Runs of a device that are looked at for one request, at the most.
+const RUNS_MAX: usize = 16 * EXTENTS_MAX;
+/// Runs of a device that are looked at to tell whether zeroes are fast.
+const FAST_RUNS_MAX: usize = 64;
+/// Most bytes that one request has read ahead.
+const CACHE_BYTES_MAX: u64 = 64 << 20;
 
 /// A client whose handshake is done.
 pub struct Connection<R, W> {
@@ -37,8 +51,13 @@ pub struct Connection<R, W> {
 
 struct Shared<W> {
     device: Arc<dyn BlockDevice>,
+    read_only: bool,
     dialect: Dialect,
-    output: Mutex<W>,
+    pace: Pace,
+    pending: Mutex<Pending>,
+    /// Answers were written.
+    written: Condvar,
+    stream: Mutex<W>,
     queue: Mutex<Queue>,
     /// Something was put into the queue, or it was closed.
     arrived: Condvar,
@@ -46,9 +65,20 @@ struct Shared<W> {
     taken: Condvar,
 }
 
+/// Answers that whoever is writing to the stream takes along.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    writing: bool,
+    /// What came of writing, when it failed: nothing is written any more.
+    failed: Option<std::io::ErrorKind>,
+}
+
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Of the payloads.
+    bytes: usize,
     workers: usize,
     idle: usize,
     closed: bool,
@@ -66,17 +96,51 @@ enum Answered {
     WouldWait,
 }
 
+/// Whether a device that does not say where its bytes are was fast lately: memory is, a disk is not.
+#[derive(Default)]
+struct Pace {
+    /// Requests that are still handed to workers before the device is tried again.
+    slow: AtomicU32,
+}
+
+impl Pace {
+    /// Requests that one slow one costs.
+    const SLOW_REQUESTS: u32 = 64;
+
+    fn is_slow(&self) -> bool {
+        self.slow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    /// Does it, and looks how long `len` bytes take.
+    fn timed<T>(&self, len: u64, what: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let done = what();
+        if start.elapsed() > Duration::from_micros(50 + len / 1024) {
+            self.slow.store(Self::SLOW_REQUESTS, Ordering::Relaxed);
+        }
+        done
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn waited<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<R: Read, W: Write + Send> Connection<R, W> {
     /// The connection after the handshake; `input` and `output` are the two ways of one stream.
     pub fn new(input: R, output: W, device: Arc<dyn BlockDevice>, dialect: Dialect) -> Self {
         let shared = Shared {
+            read_only: device.limits().read_only,
             device,
             dialect,
-            output: Mutex::new(output),
+            pace: Pace::default(),
+            pending: Mutex::default(),
+            written: Condvar::new(),
+            stream: Mutex::new(output),
             queue: Mutex::default(),
             arrived: Condvar::new(),
             taken: Condvar::new(),
@@ -87,7 +151,8 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
     /// Serves requests until the client goes away; all that it has sent is done when this returns.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] and [`Kind::Limit`] for a client that breaks the protocol; the failure of the stream.
+    /// [`Kind::Invalid`] for a client that breaks the protocol; [`Kind::Disconnected`] for one that goes away in the
+    /// middle of a request; the failure of the stream.
     pub fn serve(mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         std::thread::scope(|scope| {
@@ -108,7 +173,9 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
         let header = if extended { wire::REQUEST_EXTENDED_BYTES } else { wire::REQUEST_BYTES };
         let mut input = vec![0; INPUT_BYTES];
         let mut filled = 0;
-        let mut output = Vec::with_capacity(INPUT_BYTES);
+        let mut output = Output::default();
+        // Bytes of a payload that is too long to be taken, and of which nothing is kept.
+        let mut skipped = 0_u64;
         loop {
             let room = input.get_mut(filled..).unwrap_or_default();
             let len = match self.input.read(room) {
@@ -118,10 +185,12 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
             };
             if len == 0 {
                 // Without DISCONNECT, which is no crime; in the middle of a request it is.
-                return if filled == 0 { Ok(()) } else { Err(Error::new(Kind::Disconnected, "half a request")) };
+                let whole = filled == 0 && skipped == 0;
+                return if whole { Ok(()) } else { Err(Error::new(Kind::Disconnected, "half a request of a client")) };
             }
             filled += len;
-            let mut at = 0;
+            let mut at = skipped.min(filled as u64) as usize;
+            skipped -= at as u64;
             let mut needed = header;
             while let Some(bytes) = input.get(at..filled).filter(|bytes| bytes.len() >= header) {
                 let Some(request) = Request::parse(bytes, extended) else {
@@ -129,8 +198,18 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
                 };
                 let payload_len = request.payload_bytes(extended);
                 if payload_len > u64::from(PAYLOAD_BYTES_MAX) {
-                    // It cannot be skipped in good faith: the client breaks what it was told.
-                    return Err(Error::new(Kind::Limit, format!("a request with a payload of {payload_len} bytes")));
+                    if request.command == command::DISCONNECT || payload_len > u64::from(u32::MAX) {
+                        return Err(Error::new(
+                            Kind::Limit,
+                            format!("a request with a payload of {payload_len} bytes"),
+                        ));
+                    }
+                    let why = format!("a payload of {payload_len} bytes, of {PAYLOAD_BYTES_MAX} at the most");
+                    reply::failed(&mut output, self.shared.dialect, &request, error::INVAL, &why);
+                    let here = payload_len.min((filled - at - header) as u64);
+                    skipped = payload_len - here;
+                    at += header + here as usize;
+                    continue;
                 }
                 needed = header + payload_len as usize;
                 let Some(payload) = bytes.get(header..needed) else { break };
@@ -149,28 +228,58 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
             self.shared.send(&mut output)?;
             input.copy_within(at..filled, 0);
             filled -= at;
-            // Room for the rest of a long request, which is given back when it was served.
-            let wanted = needed.max(INPUT_BYTES);
-            if input.len() != wanted && filled <= wanted {
-                input.resize(wanted, 0);
-                input.shrink_to(INPUT_BYTES);
+            if needed > input.len() {
+                input.resize(needed, 0);
+            } else if input.len() > KEPT_BYTES_MAX && needed <= INPUT_BYTES {
+                input.truncate(INPUT_BYTES);
+                input.shrink_to_fit();
             }
         }
     }
 }
 
 impl<W: Write + Send> Shared<W> {
-    /// Writes what there is, all at once.
-    fn send(&self, output: &mut Vec<u8>) -> Result<()> {
+    /// Writes what there is, or leaves it to the thread that is writing: it takes along what has come meanwhile.
+    fn send(&self, output: &mut Output) -> Result<()> {
         if output.is_empty() {
             return Ok(());
         }
-        let mut stream = locked(&self.output);
-        let sent = stream.write_all(output).and_then(|()| stream.flush());
-        drop(stream);
-        output.clear();
-        output.shrink_to(4 * OUTPUT_BYTES);
-        sent.map_err(|error| Error::io("writing to an NBD client", error))
+        let mut pending = locked(&self.pending);
+        // A client that does not read what it asked for.
+        while pending.writing && pending.bytes.len() >= OUTPUT_BYTES && pending.failed.is_none() {
+            pending = waited(&self.written, pending);
+        }
+        if pending.writing && pending.failed.is_none() {
+            pending.bytes.extend_from_slice(output.bytes());
+            output.clear(KEPT_BYTES_MAX);
+            return Ok(());
+        }
+        if pending.failed.is_none() {
+            pending.writing = true;
+            drop(pending);
+            let mut wrote = self.write(output.bytes());
+            pending = locked(&self.pending);
+            while wrote.is_ok() && !pending.bytes.is_empty() {
+                let bytes = std::mem::take(&mut pending.bytes);
+                drop(pending);
+                wrote = self.write(&bytes);
+                self.written.notify_all();
+                pending = locked(&self.pending);
+            }
+            pending.writing = false;
+            pending.failed = wrote.err().map(|error| error.kind());
+            self.written.notify_all();
+        }
+        output.clear(KEPT_BYTES_MAX);
+        match pending.failed {
+            None => Ok(()),
+            Some(kind) => Err(Error::io("writing to an NBD client", kind)),
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut stream = locked(&self.stream);
+        stream.write_all(bytes).and_then(|()| stream.flush())
     }
 
     /// Answers a request, or hands it to a worker.
@@ -178,11 +287,11 @@ impl<W: Write + Send> Shared<W> {
         &self,
         request: &Request,
         payload: &[u8],
-        output: &mut Vec<u8>,
+        output: &mut Output,
         last: bool,
         start_worker: &mut impl FnMut() -> bool,
     ) -> Result<()> {
-        let waits = matches!(request.command, command::FLUSH | command::TRIM | command::WRITE_ZEROES)
+        let waits = matches!(request.command, command::FLUSH | command::TRIM | command::WRITE_ZEROES | command::CACHE)
             || request.flags & flag::FUA != 0;
         if !waits && matches!(self.answer(request, payload, output, true), Answered::Yes) {
             return Ok(());
@@ -195,7 +304,7 @@ impl<W: Write + Send> Shared<W> {
             self.answer(request, payload, output, false);
             return Ok(());
         }
-        if queue.idle == 0 && queue.workers < WORKERS && start_worker() {
+        if queue.jobs.len() >= queue.idle && queue.workers < WORKERS && start_worker() {
             queue.workers += 1;
         }
         if queue.workers == 0 {
@@ -203,9 +312,17 @@ impl<W: Write + Send> Shared<W> {
             self.answer(request, payload, output, false);
             return Ok(());
         }
-        while queue.jobs.len() >= QUEUE_MAX {
-            queue = self.taken.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        while queue.jobs.len() >= QUEUE_MAX || (!queue.jobs.is_empty() && queue.bytes + payload.len() > QUEUE_BYTES_MAX)
+        {
+            if !output.is_empty() {
+                drop(queue);
+                self.send(output)?;
+                queue = locked(&self.queue);
+                continue;
+            }
+            queue = waited(&self.taken, queue);
         }
+        queue.bytes += payload.len();
         queue.jobs.push_back(Job { request: *request, payload: payload.to_vec() });
         drop(queue);
         self.arrived.notify_one();
@@ -214,11 +331,12 @@ impl<W: Write + Send> Shared<W> {
 
     /// A worker: takes jobs until there are none and the queue is closed.
     fn work(&self) {
-        let mut output = Vec::new();
+        let mut output = Output::default();
         let mut queue = locked(&self.queue);
         loop {
             match queue.jobs.pop_front() {
                 Some(job) => {
+                    queue.bytes -= job.payload.len();
                     drop(queue);
                     self.taken.notify_one();
                     self.answer(&job.request, &job.payload, &mut output, false);
@@ -229,7 +347,7 @@ impl<W: Write + Send> Shared<W> {
                 None if queue.closed => return,
                 None => {
                     queue.idle += 1;
-                    queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                    queue = waited(&self.arrived, queue);
                     queue.idle -= 1;
                 }
             }
@@ -237,7 +355,7 @@ impl<W: Write + Send> Shared<W> {
     }
 
     /// Does what is asked and appends the answer; when `quick`, only if it does not wait for the disk.
-    fn answer(&self, request: &Request, payload: &[u8], output: &mut Vec<u8>, quick: bool) -> Answered {
+    fn answer(&self, request: &Request, payload: &[u8], output: &mut Output, quick: bool) -> Answered {
         let before = output.len();
         match self.attempt(request, payload, output, quick) {
             Ok(answered) => {
@@ -248,43 +366,39 @@ impl<W: Write + Send> Shared<W> {
             }
             Err(failure) => {
                 output.truncate(before);
-                let mut number = error::of(&failure);
-                let writes = matches!(request.command, command::WRITE | command::WRITE_ZEROES | command::TRIM);
-                if writes && failure.kind() == Kind::OutOfRange {
-                    number = error::NOSPC;
-                }
+                let number = error::of(&failure, request);
                 reply::failed(output, self.dialect, request, number, &failure.to_string());
                 Answered::Yes
             }
         }
     }
 
-    fn attempt(&self, request: &Request, payload: &[u8], output: &mut Vec<u8>, quick: bool) -> Result<Answered> {
-        let size = self.device.size();
+    fn attempt(&self, request: &Request, payload: &[u8], output: &mut Output, quick: bool) -> Result<Answered> {
         self.check_flags(request)?;
+        let changes = matches!(request.command, command::WRITE | command::TRIM | command::WRITE_ZEROES);
+        if changes && self.read_only {
+            return Err(Error::new(Kind::ReadOnly, "the export takes no writes"));
+        }
+        if request.command != command::FLUSH {
+            check_range(self.device.size(), request.offset, request.len)?;
+        }
         match request.command {
             command::READ => {
                 if request.len > u64::from(PAYLOAD_BYTES_MAX) {
                     return Err(Error::new(Kind::Limit, format!("a read of {} bytes", request.len)));
                 }
-                check_range(size, request.offset, request.len)?;
                 return self.read(request, output, quick);
             }
             command::WRITE => {
-                check_range(size, request.offset, request.len)?;
-                self.device.write_at(payload, request.offset)?;
+                if quick && self.pace.is_slow() {
+                    return Ok(Answered::WouldWait);
+                }
+                self.pace.timed(request.len, || self.device.write_at(payload, request.offset))?;
             }
             command::FLUSH => {}
-            command::TRIM => {
-                check_range(size, request.offset, request.len)?;
-                self.device.discard(request.offset, request.len)?;
-            }
-            command::CACHE => {
-                check_range(size, request.offset, request.len)?;
-                self.cache(request)?;
-            }
+            command::TRIM => self.device.discard(request.offset, request.len)?,
+            command::CACHE => self.cache(request)?,
             command::WRITE_ZEROES => {
-                check_range(size, request.offset, request.len)?;
                 if request.flags & flag::FAST_ZERO != 0 && !self.zeroes_are_fast(request)? {
                     return Err(Error::new(Kind::Unsupported, "zeroes would have to be written one by one"));
                 }
@@ -295,7 +409,6 @@ impl<W: Write + Send> Shared<W> {
                 if !self.dialect.allocation {
                     return Err(Error::new(Kind::Invalid, "no context was chosen"));
                 }
-                check_range(size, request.offset, request.len)?;
                 if request.len == 0 {
                     return Err(Error::new(Kind::Invalid, "a status of no bytes"));
                 }
@@ -305,7 +418,8 @@ impl<W: Write + Send> Shared<W> {
             }
             other => return Err(Error::new(Kind::Invalid, format!("command {other}"))),
         }
-        if request.command == command::FLUSH || request.flags & flag::FUA != 0 {
+        // FUA of a read or a hint means nothing.
+        if request.command == command::FLUSH || (changes && request.flags & flag::FUA != 0) {
             self.device.flush()?;
         }
         reply::done(output, self.dialect, request);
@@ -316,15 +430,14 @@ impl<W: Write + Send> Shared<W> {
     fn check_flags(&self, request: &Request) -> Result<()> {
         let mut known = match request.command {
             command::READ if self.dialect.structured => flag::DF,
-            command::WRITE | command::TRIM => flag::FUA,
-            command::WRITE_ZEROES => flag::FUA | flag::NO_HOLE | flag::FAST_ZERO,
+            command::WRITE_ZEROES => flag::NO_HOLE | flag::FAST_ZERO,
             command::BLOCK_STATUS => flag::REQ_ONE,
             _ => 0,
         };
         if self.dialect.extended && request.command == command::WRITE {
             known |= flag::PAYLOAD_LEN;
         }
-        // Harmless where it means nothing: some clients set it on everything once it is offered.
+        // On every command, as the protocol has it: some clients set it on all once it is offered.
         known |= flag::FUA;
         if request.flags & !known != 0 {
             return Err(Error::new(Kind::Invalid, format!("flags {:#x}", request.flags & !known)));
@@ -332,77 +445,56 @@ impl<W: Write + Send> Shared<W> {
         Ok(())
     }
 
-    fn read(&self, request: &Request, output: &mut Vec<u8>, quick: bool) -> Result<Answered> {
-        let end = request.offset + request.len;
-        let one_chunk = !self.dialect.structured || request.flags & flag::DF != 0 || request.len == 0;
-        if one_chunk {
-            reply::data_header(output, self.dialect, request, request.offset, request.len, true);
-            return self.read_data(request.offset, request.len, output, quick);
-        }
-        let mut offset = request.offset;
-        while offset < end {
-            let (mut run_end, zero) = self.run(offset, end)?;
-            // One chunk for all data that lies side by side.
-            while !zero && run_end < end {
-                let (next_end, next_zero) = self.run(run_end, end)?;
-                if next_zero {
-                    break;
-                }
-                run_end = next_end;
-            }
-            let (len, last) = (run_end - offset, run_end == end);
-            if zero {
-                reply::hole(output, self.dialect, request, offset, len as u32, last);
-            } else {
-                reply::data_header(output, self.dialect, request, offset, len, last);
-                if matches!(self.read_data(offset, len, output, quick)?, Answered::WouldWait) {
-                    return Ok(Answered::WouldWait);
-                }
-            }
-            offset = run_end;
-        }
-        Ok(Answered::Yes)
-    }
-
-    /// Where the run that begins at `offset` ends, `end` at the most, and whether it reads as zero.
-    fn run(&self, offset: u64, end: u64) -> Result<(u64, bool)> {
-        let extent = self.device.extent_at(offset)?;
-        Ok((offset.saturating_add(extent.len.max(1)).min(end), extent.source.is_zero()))
-    }
-
-    /// Appends the bytes.
-    fn read_data(&self, offset: u64, len: u64, output: &mut Vec<u8>, quick: bool) -> Result<Answered> {
-        let start = output.len();
-        output.resize(start + len as usize, 0);
-        let mut rest = output.get_mut(start..).unwrap_or_default();
-        if !quick {
-            self.device.read_at(rest, offset)?;
+    /// One walk over the runs of the range: data that lies side by side is one chunk, zeroes are told where they can be.
+    fn read(&self, request: &Request, output: &mut Output, quick: bool) -> Result<Answered> {
+        let end = request.offset.saturating_add(request.len);
+        let holes = self.dialect.structured && request.flags & flag::DF == 0;
+        if request.len == 0 {
+            reply::done(output, self.dialect, request);
             return Ok(Answered::Yes);
         }
-        let mut at = offset;
-        while !rest.is_empty() {
+        let mut data = None;
+        let mut at = request.offset;
+        while at < end {
             let extent = self.device.extent_at(at)?;
-            let run = extent.len.min(rest.len() as u64).max(1) as usize;
-            let Some((now, later)) = rest.split_at_mut_checked(run) else { break };
-            match extent.source {
-                Source::Hole | Source::Zero => {}
-                Source::File { fd, offset } => match sys::file::read_cached(fd, now, offset) {
-                    Ok(read) if read == now.len() => {}
-                    _ => return Ok(Answered::WouldWait),
-                },
-                Source::Data => return Ok(Answered::WouldWait),
+            let len = extent.len.max(1).min(end - at);
+            let last = at + len == end;
+            let whole = len == request.len;
+            if holes && extent.source.is_zero() && (len >= HOLE_BYTES_MIN || whole) {
+                if let Some(chunk) = data.take() {
+                    reply::close_data(output, self.dialect, chunk, false);
+                }
+                reply::hole(output, self.dialect, request, at, len as u32, last);
+            } else {
+                data.get_or_insert_with(|| reply::open_data(output, self.dialect, request, at));
+                let room = output.room(len as usize);
+                match extent.source {
+                    Source::Hole | Source::Zero => room.fill(0),
+                    Source::File { fd, offset } if quick => match sys::file::read_cached(fd, room, offset) {
+                        Ok(read) if read == room.len() => {}
+                        _ => return Ok(Answered::WouldWait),
+                    },
+                    Source::Data if quick && self.pace.is_slow() => return Ok(Answered::WouldWait),
+                    Source::Data => self.pace.timed(len, || self.device.read_at(room, at))?,
+                    Source::File { .. } => self.device.read_at(room, at)?,
+                }
             }
-            at += run as u64;
-            rest = later;
+            at += len;
+        }
+        if let Some(chunk) = data {
+            reply::close_data(output, self.dialect, chunk, true);
         }
         Ok(Answered::Yes)
     }
 
     /// Reads ahead: the kernel is told which bytes of a file will be wanted.
     fn cache(&self, request: &Request) -> Result<()> {
-        let end = request.offset + request.len;
+        let end = request.offset + request.len.min(CACHE_BYTES_MAX);
         let mut at = request.offset;
-        while at < end {
+        for _ in 0..RUNS_MAX {
+            if at >= end {
+                break;
+            }
             let extent = self.device.extent_at(at)?;
             let len = extent.len.min(end - at).max(1);
             if let (Source::File { fd, offset }, Some(len)) = (extent.source, std::num::NonZeroU64::new(len)) {
@@ -416,14 +508,22 @@ impl<W: Write + Send> Shared<W> {
 
     /// Whether a range is zero already, or lies in a file, where the kernel punches a hole.
     fn zeroes_are_fast(&self, request: &Request) -> Result<bool> {
-        if request.len == 0 {
-            return Ok(true);
+        let end = request.offset + request.len;
+        let mut at = request.offset;
+        for _ in 0..FAST_RUNS_MAX {
+            if at >= end {
+                return Ok(true);
+            }
+            let extent = self.device.extent_at(at)?;
+            if matches!(extent.source, Source::Data) {
+                return Ok(false);
+            }
+            at = at.saturating_add(extent.len.max(1));
         }
-        let extent = self.device.extent_at(request.offset)?;
-        Ok(!matches!(extent.source, Source::Data))
+        Ok(false)
     }
 
-    /// The runs of a block status: neighbours of one state are one run.
+    /// The runs of a block status: neighbours of one state are one run. They end early where there are very many.
     fn runs(&self, request: &Request) -> Result<Vec<Status>> {
         let most = if request.flags & flag::REQ_ONE != 0 { 1 } else { EXTENTS_MAX };
         let end = request.offset + request.len;
@@ -431,19 +531,21 @@ impl<W: Write + Send> Shared<W> {
         let longest = if self.dialect.extended { u64::MAX } else { u64::from(u32::MAX) & !0xffff };
         let mut runs: Vec<Status> = Vec::new();
         let mut at = request.offset;
-        while at < end {
+        for _ in 0..RUNS_MAX {
+            if at >= end {
+                break;
+            }
             let extent = self.device.extent_at(at)?;
             let state = Status::state(extent.source);
-            let len = extent.len.max(1).min(end - at);
+            let len = extent.len.max(1).min(end - at).min(longest);
             let full = runs.len() == most;
             match runs.last_mut() {
                 Some(run) if run.state == state && run.len.saturating_add(len) <= longest => run.len += len,
                 _ if full => break,
-                _ => runs.push(Status { len: len.min(longest), state }),
+                _ => runs.push(Status { len, state }),
             }
-            at += len.min(longest);
+            at += len;
         }
         Ok(runs)
     }
 }
-

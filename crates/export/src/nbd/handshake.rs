@@ -76,6 +76,10 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
         }
         let number = be_u32(&head, 8).unwrap_or_default();
         let len = be_u32(&head, 12).unwrap_or_default();
+        if len > OPTION_BYTES_MAX && number == option::EXPORT_NAME {
+            // To which no error can be answered.
+            return Err(Error::new(Kind::Limit, format!("the name of an export in {len} bytes")));
+        }
         if len > OPTION_BYTES_MAX {
             skip(stream, len)?;
             respond(stream, number, answer::ERR_TOO_BIG, b"the option is too long")?;
@@ -115,6 +119,15 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
             }
             option::STRUCTURED_REPLY | option::EXTENDED_HEADERS if !data.is_empty() => {
                 respond(stream, number, answer::ERR_INVALID, b"the option takes no data")?;
+            }
+            option::STRUCTURED_REPLY if haggle.dialect.extended => {
+                respond(stream, number, answer::ERR_EXT_HEADER_REQD, b"extended headers are in use already")?;
+            }
+            option::STRUCTURED_REPLY if haggle.dialect.structured => {
+                respond(stream, number, answer::ERR_INVALID, b"structured replies are in use already")?;
+            }
+            option::EXTENDED_HEADERS if haggle.dialect.extended => {
+                respond(stream, number, answer::ERR_INVALID, b"extended headers are in use already")?;
             }
             option::STRUCTURED_REPLY => {
                 haggle.dialect.structured = true;

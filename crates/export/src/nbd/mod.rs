@@ -24,7 +24,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use server::{Address, Ending, Server};
+pub use server::{Address, Ending, Server, serve_one};
 
 use std::sync::Arc;
 

@@ -2,16 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs as _};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use block::{Error, Kind, Result, ResultExt as _};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
 
 use super::connection::Connection;
 use super::handshake::{Agreed, handshake};
@@ -19,6 +22,10 @@ use super::{CONNECTIONS_MAX, Export};
 
 /// How long a client may take to agree.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
+/// How long clients are given to take their last answers when the server ends.
+const FAREWELL_TIME: Duration = Duration::from_secs(5);
+/// How long nobody is accepted after it failed, for lack of descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +73,28 @@ pub enum Ending {
 
 #[derive(Debug)]
 enum Listener {
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, Socket),
     Tcp(TcpListener),
+}
+
+/// The name of a unix socket, taken away when dropped, unless another has replaced it.
+#[derive(Debug)]
+struct Socket {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if identity(&self.path).ok() == Some(self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// A server that listens. Dropping it takes its unix socket away.
@@ -76,8 +103,7 @@ pub struct Server {
     listener: Listener,
     exports: Arc<[Export]>,
     /// The ends of live connections, to hang up on them.
-    live: Arc<Mutex<Vec<(usize, OwnedFd)>>>,
-    count: Arc<AtomicUsize>,
+    live: Mutex<Vec<(usize, OwnedFd)>>,
 }
 
 impl Server {
@@ -89,7 +115,12 @@ impl Server {
     /// the failure of the system.
     pub fn bind(address: &Address, beyond_loopback: bool, exports: Vec<Export>) -> Result<Self> {
         let listener = match address {
-            Address::Unix(path) => Listener::Unix(bind_unix(path)?, path.clone()),
+            Address::Unix(path) => {
+                let path = std::path::absolute(path).context(|| format!("listening on {}", path.display()))?;
+                let listener = bind_unix(&path)?;
+                let identity = identity(&path).context(|| format!("listening on {}", path.display()))?;
+                Listener::Unix(listener, Socket { path, identity })
+            }
             Address::Tcp(text) => {
                 let what = || format!("listening on {text}");
                 let mut addresses = text.to_socket_addrs().context(what)?;
@@ -98,83 +129,136 @@ impl Server {
                 if !chosen.ip().is_loopback() && !beyond_loopback {
                     return Err(Error::new(
                         Kind::NotPermitted,
-                        format!("{chosen} can be reached from other machines, and NBD without TLS trusts them all: take 127.0.0.1, or say --beyond-loopback"),
+                        format!(
+                            "{chosen} can be reached from other machines, and NBD without TLS trusts them all: take 127.0.0.1, or say --beyond-loopback"
+                        ),
                     ));
                 }
                 Listener::Tcp(TcpListener::bind(chosen).context(what)?)
             }
         };
-        Ok(Self { listener, exports: exports.into(), live: Arc::default(), count: Arc::default() })
+        match &listener {
+            Listener::Unix(listener, _) => listener.set_nonblocking(true),
+            Listener::Tcp(listener) => listener.set_nonblocking(true),
+        }
+        .context(|| "listening")?;
+        Ok(Self { listener, exports: exports.into(), live: Mutex::default() })
     }
 
-    /// Where it listens, as clients want it: `nbd+unix:///?socket=PATH`, `nbd://127.0.0.1:10809`.
+    /// The path of the unix socket, absolute.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.listener {
+            Listener::Unix(_, socket) => Some(&socket.path),
+            Listener::Tcp(_) => None,
+        }
+    }
+
+    /// Where it listens, as clients want it: `nbd+unix:///?socket=PATH`, `nbd://127.0.0.1:10809`. It names the first
+    /// export, which is the default one.
     ///
     /// # Errors
     /// That of the system.
     pub fn uri(&self) -> Result<String> {
-        let name = self.exports.first().map_or("", |export| export.name.as_str());
         Ok(match &self.listener {
-            Listener::Unix(_, path) => format!("nbd+unix:///{name}?socket={}", path.display()),
+            Listener::Unix(_, socket) => format!("nbd+unix:///?socket={}", escaped(&socket.path)),
             Listener::Tcp(listener) => {
-                let address = listener.local_addr().context(|| "address of a listening socket")?;
-                if name.is_empty() { format!("nbd://{address}") } else { format!("nbd://{address}/{name}") }
+                format!("nbd://{}", listener.local_addr().context(|| "address of a listening socket")?)
             }
         })
     }
 
-    /// Serves until `stop` can be read from, or as `ending` says; a thread a connection. When it returns, all
-    /// connections have ended and all devices are flushed.
+    /// Serves until `stop` can be read from, or as `ending` says; a thread a connection. When it returns, what clients
+    /// had sent is done, all connections have ended and all devices are flushed.
     ///
     /// # Errors
     /// That of waiting for clients, or of a last flush. What goes wrong with a client is told to `report`.
-    pub fn serve(self, stop: &OwnedFd, ending: Ending, report: &(dyn Fn(Error) + Sync)) -> Result<()> {
-        let (gone_reader, gone_writer) =
-            rustix::pipe::pipe().map_err(|errno| Error::io("a pipe", errno))?;
+    pub fn serve(self, stop: &impl AsFd, ending: Ending, report: &(dyn Fn(Error) + Sync)) -> Result<()> {
+        // Each connection that ends writes a byte.
+        let (gone, to_gone) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+            .map_err(|errno| Error::io("a pipe", errno))?;
         let accepted = std::thread::scope(|scope| {
-            let mut number = 0;
-            let done = loop {
-                match self.wait(stop, &gone_reader, ending) {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(()),
-                    Err(error) => break Err(error),
-                }
-                let stream = match self.accept() {
-                    Ok(stream) => stream,
-                    // A client that hung up at once, or no more descriptors: the next may fare better.
-                    Err(error) => {
-                        report(error);
-                        continue;
-                    }
-                };
-                if self.count.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX {
-                    self.count.fetch_sub(1, Ordering::SeqCst);
-                    report(Error::new(Kind::Limit, format!("more than {CONNECTIONS_MAX} connections")));
-                    continue;
-                }
-                number += 1;
-                let (server, gone) = (&self, gone_writer.as_fd());
-                let named = std::thread::Builder::new().name(format!("nbd-{number}"));
-                let spawned = named.spawn_scoped(scope, move || {
-                    if let Err(error) = server.client(number, stream) {
-                        report(error);
-                    }
-                    server.live().retain(|(live, _)| *live != number);
-                    server.count.fetch_sub(1, Ordering::SeqCst);
-                    let _ = rustix::io::write(gone, &[0]);
-                });
-                if let Err(error) = spawned {
-                    self.count.fetch_sub(1, Ordering::SeqCst);
-                    report(Error::io("a thread for an NBD client", error));
-                }
-            };
-            for (_, end) in self.live().iter() {
-                let _ = rustix::net::shutdown(end, rustix::net::Shutdown::Both);
-            }
+            let done = self.accept_all(scope, stop.as_fd(), &gone, &to_gone, ending, report);
+            self.hang_up(&gone);
             done
         });
-        let flushed = self.exports.iter().filter(|export| !export.device.limits().read_only);
-        let flushed = flushed.map(|export| export.device.flush()).find(Result::is_err);
-        accepted.and(flushed.unwrap_or(Ok(())))
+        let mut flushed = Ok(());
+        for export in self.exports.iter().filter(|export| !export.device.limits().read_only) {
+            flushed = flushed.and(export.device.flush());
+        }
+        accepted.and(flushed)
+    }
+
+    fn accept_all<'scope, 'env>(
+        &'env self,
+        scope: &'scope std::thread::Scope<'scope, 'env>,
+        stop: BorrowedFd<'_>,
+        gone: &OwnedFd,
+        to_gone: &'env OwnedFd,
+        ending: Ending,
+        report: &'env (dyn Fn(Error) + Sync),
+    ) -> Result<()> {
+        let (mut number, mut pause) = (0, false);
+        while self.wait(stop, gone, ending, number > 0, pause)? {
+            let accepted = self.accept();
+            pause = accepted.is_err();
+            let accepted = accepted.and_then(|stream| match stream {
+                Some(stream) => Ok(Some((stream.as_fd().try_clone_to_owned().context(|| "an NBD client")?, stream))),
+                None => Ok(None),
+            });
+            let (end, stream) = match accepted {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => continue,
+                Err(error) => {
+                    report(error);
+                    continue;
+                }
+            };
+            if self.live().len() >= CONNECTIONS_MAX {
+                report(Error::new(Kind::Limit, format!("more than {CONNECTIONS_MAX} connections")));
+                continue;
+            }
+            number += 1;
+            // Here rather than in its thread: whoever hangs up finds it.
+            self.live().push((number, end));
+            let left = move || {
+                self.live().retain(|(live, _)| *live != number);
+                // A pipe that is full has been heard.
+                let _ = rustix::io::write(to_gone, &[0]);
+            };
+            let named = std::thread::Builder::new().name(format!("nbd-{number}"));
+            let spawned = named.spawn_scoped(scope, move || {
+                if let Err(error) = self.client(stream) {
+                    report(error);
+                }
+                left();
+            });
+            if let Err(error) = spawned {
+                left();
+                report(Error::io("a thread for an NBD client", error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes no more requests; hangs up on those who do not take their answers.
+    fn hang_up(&self, gone: &OwnedFd) {
+        let shut = |how| {
+            for (_, end) in self.live().iter() {
+                let _ = rustix::net::shutdown(end, how);
+            }
+        };
+        shut(rustix::net::Shutdown::Read);
+        let until = Instant::now() + FAREWELL_TIME;
+        while !self.live().is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                shut(rustix::net::Shutdown::Both);
+                return;
+            }
+            let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let _ = poll(&mut [PollFd::new(gone, PollFlags::IN)], Some(&time));
+            drain(gone);
+        }
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, Vec<(usize, OwnedFd)>> {
@@ -182,19 +266,23 @@ impl Server {
     }
 
     /// Waits for a client: `false` when it is time to end.
-    fn wait(&self, stop: &OwnedFd, gone: &OwnedFd, ending: Ending) -> Result<bool> {
+    fn wait(&self, stop: BorrowedFd<'_>, gone: &OwnedFd, ending: Ending, came: bool, pause: bool) -> Result<bool> {
         let listener = match &self.listener {
             Listener::Unix(listener, _) => listener.as_fd(),
             Listener::Tcp(listener) => listener.as_fd(),
         };
+        if pause {
+            let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: ACCEPT_PAUSE.subsec_nanos().into() };
+            let _ = poll(&mut [PollFd::new(&stop, PollFlags::IN)], Some(&time));
+        }
         loop {
             let mut fds = [
                 PollFd::new(&listener, PollFlags::IN),
-                PollFd::new(stop, PollFlags::IN),
+                PollFd::new(&stop, PollFlags::IN),
                 PollFd::new(gone, PollFlags::IN),
             ];
             match poll(&mut fds, None) {
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(Errno::INTR) => continue,
                 Err(errno) => return Err(Error::io("waiting for NBD clients", errno)),
                 Ok(_) => {}
             }
@@ -202,44 +290,99 @@ impl Server {
             if stopped {
                 return Ok(false);
             }
+            if left {
+                drain(gone);
+            }
             if new {
                 return Ok(true);
             }
-            if left {
-                let mut byte = [0];
-                let _ = rustix::io::read(gone, &mut byte);
-                if ending == Ending::WithClients && self.count.load(Ordering::SeqCst) == 0 {
-                    return Ok(false);
-                }
+            if ending == Ending::WithClients && came && self.live().is_empty() {
+                return Ok(false);
             }
         }
     }
 
-    fn accept(&self) -> Result<Stream> {
+    /// The next client; `None` when it was gone before it was looked at.
+    fn accept(&self) -> Result<Option<Stream>> {
         let what = || "accepting an NBD client";
-        match &self.listener {
-            Listener::Unix(listener, _) => Ok(Stream::Unix(listener.accept().context(what)?.0)),
-            Listener::Tcp(listener) => {
-                let stream = listener.accept().context(what)?.0;
-                stream.set_nodelay(true).context(what)?;
-                Ok(Stream::Tcp(stream))
-            }
+        let accepted = match &self.listener {
+            Listener::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Listener::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+        };
+        match accepted.map_err(|error| (Errno::from_io_error(&error), error)) {
+            Ok(stream) => stream.prepare().context(what).map(|()| Some(stream)),
+            Err((Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED), _)) => Ok(None),
+            Err((_, error)) => Err(Error::io(what(), error)),
         }
     }
 
     /// One client, from its first byte to its last.
-    fn client(&self, number: usize, mut stream: Stream) -> Result<()> {
+    fn client(&self, mut stream: Stream) -> Result<()> {
         let what = || "an NBD client";
-        let end = stream.as_fd().try_clone_to_owned().context(what)?;
-        self.live().push((number, end));
-        stream.set_timeout(Some(HANDSHAKE_TIME)).context(what)?;
-        let Agreed::Export(index, dialect) = handshake(&mut stream, &self.exports)? else { return Ok(()) };
+        let agreed = {
+            let mut hurried = Hurried { stream: &mut stream, until: Instant::now() + HANDSHAKE_TIME };
+            handshake(&mut hurried, &self.exports)?
+        };
         stream.set_timeout(None).context(what)?;
+        let Agreed::Export(index, dialect) = agreed else { return Ok(()) };
         let Some(export) = self.exports.get(index) else { return Ok(()) };
         let output = stream.try_clone().context(what)?;
         let served = Connection::new(&mut stream, output, Arc::clone(&export.device), dialect).serve();
         let _ = stream.shutdown();
         served
+    }
+}
+
+fn drain(gone: &OwnedFd) {
+    let mut bytes = [0; 512];
+    let _ = rustix::io::read(gone, &mut bytes);
+}
+
+/// A path as a URI takes it.
+fn escaped(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let mut text = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        if plain(*byte) {
+            text.push(char::from(*byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+/// A stream on which all must be said by a certain time.
+struct Hurried<'a> {
+    stream: &'a mut Stream,
+    until: Instant,
+}
+
+impl Hurried<'_> {
+    fn hurry(&mut self) -> std::io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_timeout(Some(left))
+    }
+}
+
+impl Read for Hurried<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.hurry()?;
+        self.stream.read(buf)
+    }
+}
+
+impl Write for Hurried<'_> {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.hurry()?;
+        self.stream.write(buf)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -271,26 +414,31 @@ pub fn serve_one(mut input: impl Read, output: impl Write + Send, exports: &[Exp
     served.and(flushed)
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Listener::Unix(_, path) = &self.listener {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 /// Binds a unix socket that only its owner can reach; one that a dead server left is replaced.
 fn bind_unix(path: &Path) -> Result<UnixListener> {
     let what = || format!("listening on {}", path.display());
+    let failed = |errno| Error::io(what(), errno);
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let socket =
+        |flags| rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | flags, None);
     if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-        if UnixStream::connect(path).is_ok() {
-            return Err(Error::new(Kind::Exists, format!("another server listens on {}", path.display())));
+        let probe = socket(SocketFlags::NONBLOCK).map_err(failed)?;
+        match rustix::net::connect(&probe, &address) {
+            Err(Errno::CONNREFUSED) => std::fs::remove_file(path).context(what)?,
+            Err(Errno::NOENT) => {}
+            // One that is too busy to answer at once is alive too.
+            Ok(()) | Err(Errno::AGAIN) => {
+                return Err(Error::new(Kind::Exists, format!("another server listens on {}", path.display())));
+            }
+            Err(errno) => return Err(failed(errno)),
         }
-        std::fs::remove_file(path).context(what)?;
     }
-    let listener = UnixListener::bind(path).context(what)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).context(what)?;
-    Ok(listener)
+    let socket = socket(SocketFlags::empty()).map_err(failed)?;
+    // The name gets the mode of the socket: there is no moment in which others could connect.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    rustix::net::bind(&socket, &address).map_err(failed)?;
+    rustix::net::listen(&socket, 128).map_err(failed)?;
+    Ok(socket.into())
 }
 
 /// A client's stream.
@@ -313,6 +461,16 @@ macro_rules! either {
 impl Stream {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         either!(self, stream => stream.as_fd())
+    }
+
+    /// Blocking, without delays, and noticing a machine that is gone.
+    fn prepare(&self) -> std::io::Result<()> {
+        either!(self, stream => stream.set_nonblocking(false))?;
+        if let Self::Tcp(stream) = self {
+            stream.set_nodelay(true)?;
+            rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+        }
+        Ok(())
     }
 
     fn set_timeout(&self, time: Option<Duration>) -> std::io::Result<()> {

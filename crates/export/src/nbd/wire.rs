@@ -49,9 +49,9 @@ pub mod answer {
     pub const ERR_UNSUP: u32 = (1 << 31) + 1;
     pub const ERR_POLICY: u32 = (1 << 31) + 2;
     pub const ERR_INVALID: u32 = (1 << 31) + 3;
-    pub const ERR_TLS_REQD: u32 = (1 << 31) + 5;
     pub const ERR_UNKNOWN: u32 = (1 << 31) + 6;
     pub const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+    pub const ERR_EXT_HEADER_REQD: u32 = (1 << 31) + 10;
 }
 
 /// What an export is described by.
@@ -124,14 +124,16 @@ pub mod error {
     pub const OVERFLOW: u32 = 75;
     pub const NOTSUP: u32 = 95;
 
-    /// The protocol's error for one of ours.
-    pub fn of(error: &block::Error) -> u32 {
+    /// The protocol's error for one of ours. Some of its numbers are kept for certain requests.
+    pub fn of(error: &block::Error, request: &super::Request) -> u32 {
+        use super::{command, flag};
         match error.kind() {
             block::Kind::ReadOnly | block::Kind::Denied | block::Kind::NotPermitted => PERM,
-            block::Kind::Invalid | block::Kind::OutOfRange => INVAL,
+            block::Kind::OutOfRange if matches!(request.command, command::WRITE | command::WRITE_ZEROES) => NOSPC,
             block::Kind::NoSpace => NOSPC,
-            block::Kind::Unsupported => NOTSUP,
-            block::Kind::Limit => OVERFLOW,
+            block::Kind::Unsupported if request.flags & flag::FAST_ZERO != 0 => NOTSUP,
+            block::Kind::Limit if request.flags & flag::DF != 0 => OVERFLOW,
+            block::Kind::Invalid | block::Kind::OutOfRange | block::Kind::Unsupported | block::Kind::Limit => INVAL,
             _ => IO,
         }
     }

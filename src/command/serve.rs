@@ -1,0 +1,260 @@
+//! `loopbox serve`: an image offered to other programs over the network block device protocol.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+
+use block::{Error, Kind, ResultExt as _};
+use export::nbd::{Address, Ending, Export, NAME_BYTES_MAX, Server, serve_one};
+use format::spec::{Spec, Step};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use sys::signal;
+use sys::signalfd::SignalFd;
+
+use super::{Result, Status};
+use crate::print;
+use crate::stack::{Access, Stack};
+
+/// How long a command may take to end once it is asked to.
+const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// Offer images as network block devices (NBD), until Ctrl-C: to QEMU, nbdcopy, nbdfuse, fio, the kernel's nbd client.
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "loopbox serve [OPTIONS] [NAME=]IMAGE... --nbd ADDRESS\n       loopbox serve [OPTIONS] \
+                      [NAME=]IMAGE... --stdio\n       loopbox serve [OPTIONS] [NAME=]IMAGE... -- COMMAND [ARGUMENT]...",
+    after_help = "One image has the empty name; several have their file names, and the first is also the default.\n\
+                  With COMMAND, loopbox ends when it ends, with its exit status; $uri in its environment says where \
+                  the images are, and $unixsocket the path of the socket."
+)]
+pub struct Args {
+    /// The images, with their options, and the names by which clients ask for them: `root=disk.img,partition=2`.
+    #[arg(required = true, value_name = "[NAME=]IMAGE")]
+    images: Vec<OsString>,
+
+    /// Where to listen: `unix:PATH` or a path with a slash; `127.0.0.1:10809`, `localhost:10809`, or a port (0: any).
+    #[arg(long, value_name = "ADDRESS")]
+    nbd: Option<String>,
+
+    /// Serve the one client at the other end of standard input and output.
+    #[arg(long, conflicts_with_all = ["nbd", "command", "exit_with_client"])]
+    stdio: bool,
+
+    /// Refuse writes.
+    #[arg(short, long)]
+    read_only: bool,
+
+    /// The name of the first image.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// End when the last client has gone, once one has come.
+    #[arg(long, conflicts_with = "command")]
+    exit_with_client: bool,
+
+    /// Listen on an address that other machines can reach. There is no encryption, and nobody is asked who he is.
+    #[arg(long, requires = "nbd")]
+    beyond_loopback: bool,
+
+    /// A command to run while the images are served.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Serves until it is told to end.
+pub fn run(args: &Args) -> Result {
+    if args.nbd.is_none() && !args.stdio && args.command.is_empty() {
+        return Err(Error::new(Kind::Invalid, "no way to serve: say --nbd ADDRESS, --stdio, or -- COMMAND").into());
+    }
+    let exports = exports(args)?;
+    let signals = SignalFd::new(&[signal::TERM, signal::INT, signal::HUP]).context(|| "signals")?;
+    if args.stdio {
+        return serve_standard_streams(exports, &signals);
+    }
+    let folder = if args.nbd.is_none() { Some(Folder::new()?) } else { None };
+    let address = match (&args.nbd, &folder) {
+        (Some(text), _) => Address::parse(text)?,
+        (None, Some(Folder(path))) => Address::Unix(path.join("nbd.sock")),
+        (None, None) => return Ok(Status::Done),
+    };
+    let server = Server::bind(&address, args.beyond_loopback, exports)?;
+    let uri = server.uri()?;
+    let mut child = match args.command.split_first() {
+        Some((program, words)) => Some(spawn(program, words, &uri, server.socket(), &signals)?),
+        None => None,
+    };
+    if child.is_none() {
+        print::line(&uri)?;
+        std::io::stdout().flush()?;
+    }
+    let stop = any_of(&signals, child.as_ref())?;
+    let ending = if args.exit_with_client { Ending::WithClients } else { Ending::Asked };
+    let served = server.serve(&stop, ending, &|error| print::warning(&print::error_text(&error)));
+    let status = child.as_mut().map(end).transpose();
+    served?;
+    Ok(status?.map_or(Status::Done, |status| Status::Code(code(status))))
+}
+
+/// Opens the images.
+fn exports(args: &Args) -> block::Result<Vec<Export>> {
+    let mut exports: Vec<Export> = Vec::new();
+    for (n, words) in args.images.iter().enumerate() {
+        let (name, words) = named(words);
+        let mut spec = Spec::parse(words)?;
+        if args.read_only {
+            spec.steps.push(Step::ReadOnly);
+        }
+        let stack = Stack::open(&spec, Access::WriteIfPossible)?;
+        let of_file = || spec.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = match (name, &args.name) {
+            (_, Some(name)) if n == 0 => name.clone(),
+            (Some(name), _) => name,
+            (None, _) if args.images.len() == 1 => String::new(),
+            (None, _) => of_file(),
+        };
+        if name.len() > NAME_BYTES_MAX {
+            let context = format!("name of {} bytes, of {NAME_BYTES_MAX} at the most", name.len());
+            return Err(Error::new(Kind::NameTooLong, context));
+        }
+        if exports.iter().any(|export| export.name == name) {
+            let name = print::escaped(name.as_bytes());
+            return Err(Error::new(Kind::Exists, format!("two images of the name {name}: say NAME={}", spec)));
+        }
+        exports.push(Export { name, description: of_file(), device: stack.device });
+    }
+    Ok(exports)
+}
+
+/// Takes `NAME=` off an image: a name has neither slash nor comma, and a file of that name is one.
+fn named(words: &OsStr) -> (Option<String>, &OsStr) {
+    let bytes = words.as_bytes();
+    let at = bytes.iter().position(|byte| b"=/,\\".contains(byte)).filter(|at| bytes.get(*at) == Some(&b'='));
+    let parts = at.and_then(|at| Some((std::str::from_utf8(bytes.get(..at)?).ok()?, bytes.get(at + 1..)?)));
+    match parts {
+        Some((name, rest)) if !Path::new(words).exists() => (Some(name.to_owned()), OsStr::from_bytes(rest)),
+        _ => (None, words),
+    }
+}
+
+/// A folder for a socket, which nobody else can enter; gone when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> block::Result<Self> {
+        for n in 0..1000 {
+            let path = std::env::temp_dir().join(format!("loopbox-nbd-{}-{n}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io(format!("folder {}", path.display()), error)),
+            }
+        }
+        Err(Error::new(Kind::Exists, "folder for a socket"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+fn spawn(
+    program: &OsStr,
+    words: &[OsString],
+    uri: &str,
+    socket: Option<&Path>,
+    signals: &SignalFd,
+) -> block::Result<Child> {
+    let mut command = Command::new(program);
+    command.args(words).env("uri", uri).env("unixsocket", socket.unwrap_or(Path::new("")));
+    sys::process::end_with_parent(&mut command, signals.blocked());
+    command.spawn().context(|| format!("running {}", print::escaped(program.as_bytes())))
+}
+
+/// See [`any_of`].
+struct Any {
+    any: OwnedFd,
+    /// What it looks at, which must stay open.
+    _child: Option<OwnedFd>,
+}
+
+impl AsFd for Any {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.any.as_fd()
+    }
+}
+
+/// A descriptor that can be read from when a signal has arrived or the command has ended.
+fn any_of(signals: &SignalFd, child: Option<&Child>) -> block::Result<Any> {
+    let failed = |errno| Error::io("waiting for signals", errno);
+    let any = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+    let add = |fd| epoll::add(&any, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed);
+    add(signals.as_fd())?;
+    let child = child.map(|child| pidfd_open(pid(child)?, PidfdFlags::empty()).map_err(failed)).transpose()?;
+    if let Some(child) = &child {
+        add(child.as_fd())?;
+    }
+    Ok(Any { any, _child: child })
+}
+
+fn pid(child: &Child) -> block::Result<Pid> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| Error::new(Kind::OutOfRange, format!("process number {}", child.id())))
+}
+
+/// Asks the command to end, where it has not yet, insists after a while, and says how it ended.
+fn end(child: &mut Child) -> block::Result<ExitStatus> {
+    let what = || "waiting for the command";
+    if let Some(status) = child.try_wait().context(what)? {
+        return Ok(status);
+    }
+    let ended = pidfd_open(pid(child)?, PidfdFlags::empty()).map_err(|errno| Error::io(what(), errno))?;
+    let _ = kill_process(pid(child)?, Signal::TERM);
+    if poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&PATIENCE)) == Ok(0) {
+        let _ = child.kill();
+    }
+    child.wait().context(what)
+}
+
+/// The exit status, or 128 and the signal, as shells have it.
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| Some(128 + status.signal()?));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+/// One client on standard input and output; a signal ends it, when all that was written is flushed.
+fn serve_standard_streams(exports: Vec<Export>, signals: &SignalFd) -> Result {
+    let (done, to_done) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::io("a pipe", errno))?;
+    let devices: Vec<_> = exports.iter().map(|export| export.device.clone()).collect();
+    // Past the buffers of the standard library.
+    let input = File::from(std::io::stdin().as_fd().try_clone_to_owned().context(|| "standard input")?);
+    let output = File::from(std::io::stdout().as_fd().try_clone_to_owned().context(|| "standard output")?);
+    let served = std::thread::spawn(move || {
+        let served = serve_one(input, output, &exports);
+        drop(to_done);
+        served
+    });
+    let any = any_of(signals, None)?;
+    let mut fds = [PollFd::new(&done, PollFlags::IN), PollFd::new(&any, PollFlags::IN)];
+    while poll(&mut fds, None) == Err(rustix::io::Errno::INTR) {}
+    if fds.first().is_some_and(|done| !done.revents().is_empty())
+        && let Ok(served) = served.join()
+    {
+        served?;
+        return Ok(Status::Done);
+    }
+    // The thread waits for its client, and ends with the process.
+    for device in devices.iter().filter(|device| !device.limits().read_only) {
+        device.flush()?;
+    }
+    Ok(Status::Done)
+}
