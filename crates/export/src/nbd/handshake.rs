@@ -111,10 +111,9 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
             }
             option::LIST => haggle.list(stream, &data)?,
             option::INFO | option::GO => {
-                if let Some(index) = haggle.describe(stream, number, &data)? {
-                    if number == option::GO {
-                        return Ok(Agreed::Export(index, haggle.dialect));
-                    }
+                let found = haggle.describe(stream, number, &data)?;
+                if let Some(index) = found.filter(|_| number == option::GO) {
+                    return Ok(Agreed::Export(index, haggle.dialect));
                 }
             }
             option::STRUCTURED_REPLY | option::EXTENDED_HEADERS if !data.is_empty() => {
