@@ -49,13 +49,17 @@ fn is_mount(used_as: Use) -> bool {
 
 fn take_away(registry: &Registry, typed: &Path, how: Unmount) -> block::Result<()> {
     let point = absolute(typed).map_err(|error| Error::io(typed.display().to_string(), error))?;
+    let mounted = || mount_table::at(&point);
+    let was_ours = mounted()?.is_some_and(|mounted| mounted.kind == KIND);
     let holdings = registry.list()?;
     let mounts = || holdings.iter().rev().filter(|holding| is_mount(holding.used_as));
     let held = mounts().find(|holding| holding.point == point);
     if let Some(holding) = held.or_else(|| mounts().find(|holding| is_image(&holding.image, &point))) {
         return registry.release(holding, how);
     }
-    match mount_table::at(&point)? {
+    match mounted()? {
+        // Its server was dead: the registry has cleaned it away just now.
+        None if was_ours => Ok(()),
         None => Err(Error::new(Kind::Invalid, format!("nothing is mounted on {}", typed.display()))),
         Some(_) if holdings.iter().any(|holding| holding.point == point) => {
             Err(Error::new(Kind::Invalid, format!("{} holds a disk: `loopbox detach` lets it go", typed.display())))

@@ -15,13 +15,13 @@ use crate::session::Session;
 const START: u64 = 1 << 20;
 
 /// A tree, and a disk whose second partition holds it; the first holds nothing.
-struct Disk {
+pub(crate) struct Disk {
     _scratch: Scratch,
-    tree: PathBuf,
-    image: PathBuf,
+    pub(crate) tree: PathBuf,
+    pub(crate) image: PathBuf,
 }
 
-fn disk(file_system: &str) -> Disk {
+pub(crate) fn disk(file_system: &str) -> Disk {
     let scratch = Scratch::new(file_system);
     let (tree, image) = (scratch.join("tree"), scratch.join("disk.img"));
     fs::create_dir(&tree).unwrap();
@@ -46,7 +46,7 @@ fn disk(file_system: &str) -> Disk {
 }
 
 /// What mke2fs keeps of a tree and this user may make of it: no nanoseconds, no owners, no devices.
-fn kept(mut manifest: Manifest, user: User) -> Manifest {
+pub(crate) fn kept(mut manifest: Manifest, user: User) -> Manifest {
     let root = user == User::Myself && rig::is_root();
     manifest.retain(|path, file| !path.starts_with(b"lost+found") && (root || file.device.is_none()));
     // Its own directory was changed when `lost+found` was made.

@@ -12,13 +12,13 @@ use rig::{Scratch, User, requires};
 use crate::session::Session;
 
 /// A tree with all that is awkward in it, and an ISO of it that keeps all of it.
-struct Disc {
+pub(crate) struct Disc {
     _scratch: Scratch,
-    tree: PathBuf,
-    image: PathBuf,
+    pub(crate) tree: PathBuf,
+    pub(crate) image: PathBuf,
 }
 
-fn disc(name: &str, sample: Sample) -> Disc {
+pub(crate) fn disc(name: &str, sample: Sample) -> Disc {
     let scratch = Scratch::new(name);
     let (tree, image) = (scratch.join("tree"), scratch.join("disc.iso"));
     fs::create_dir(&tree).unwrap();
@@ -44,7 +44,7 @@ fn at(image: &Path, path: &str) -> String {
 }
 
 /// What of a tree an ISO and a copy by this user can keep.
-fn kept(mut manifest: Manifest, user: User) -> Manifest {
+pub(crate) fn kept(mut manifest: Manifest, user: User) -> Manifest {
     for file in manifest.values_mut() {
         // Rock Ridge holds the components of a target, not the slash after the last one; with `--hardlinks`,
         // xorriso 1.5.4 leaves out the attributes of a file that has none but empty ones.
@@ -66,7 +66,7 @@ fn kept(mut manifest: Manifest, user: User) -> Manifest {
     manifest
 }
 
-const SAMPLE: Sample = Sample { odd_names: true, special: false, xattrs: true, sparse: false, many: 100 };
+pub(crate) const SAMPLE: Sample = Sample { odd_names: true, special: false, xattrs: true, sparse: false, many: 100 };
 
 #[test]
 fn cp_brings_out_what_went_in() {

@@ -17,6 +17,7 @@ mod loop_device;
 mod losetup;
 mod mount;
 mod net_link;
+mod mount_trees;
 mod net_names;
 mod net_run;
 mod net_show;

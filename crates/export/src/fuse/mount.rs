@@ -255,6 +255,8 @@ fn refusal(program: &str, point: &Path, said: &str) -> Error {
         (Kind::Denied, ": mount on a directory of your own")
     } else if text.contains("too many") {
         (Kind::Limit, ": see mount_max in /etc/fuse.conf")
+    } else if text.contains("/dev/fuse") && text.contains("ermission denied") {
+        (Kind::Denied, ": /dev/fuse is closed to this user; as root: chmod 666 /dev/fuse")
     } else if text.contains("busy") {
         (Kind::Busy, "")
     } else if text.contains("ermission denied") {
