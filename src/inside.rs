@@ -41,7 +41,7 @@ impl Inside {
         let path = path.map(|path| path.as_bytes().to_vec()).unwrap_or_default();
         let spec = Spec::parse(image)?;
         let stack = Stack::open(&spec, Access::Read)?;
-        let fs = file_system(&spec, stack.device, &path)?;
+        let fs = file_system(&spec, stack.device, text)?;
         let inode = resolve(&*fs, &path, last).map_err(|error| {
             // The path alone is what a user typed: the kind says what is wrong with it.
             let why = std::io::Error::from_raw_os_error(error.errno());
@@ -77,11 +77,12 @@ impl Inside {
     }
 }
 
-/// The file system that a spec without a word about partitions means.
+/// The file system that a spec without a word about partitions means; `typed` is the word of the command line that it
+/// is from.
 ///
 /// # Errors
 /// `Unsupported` where there is none; `Invalid`, with what to type, where several partitions hold one.
-pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, path: &[u8]) -> Result<Arc<dyn FileSystem>> {
+pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> Result<Arc<dyn FileSystem>> {
     let unknown = match open(Arc::clone(&device)) {
         Err(error) if error.kind() == Kind::Unsupported => error,
         other => return other.context(|| spec.to_string()),
@@ -110,11 +111,16 @@ pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, path: &[u8]) -> Re
             .map(|(partition, fs)| {
                 let mut named = spec.clone();
                 named.steps.push(Step::Partition(Selector::Number(partition.number)));
+                let mut word = named.to_os_string();
+                if let (_, Some(path)) = spec::split_path(typed, std::path::Path::exists) {
+                    word.push(":");
+                    word.push(path);
+                }
                 let label = fs.label();
                 let label =
                     if label.is_empty() { String::new() } else { format!(" {}", print::escaped(label.as_bytes())) };
                 let size = print::size(partition.size_bytes);
-                format!("`{named}:{}` ({}{label}, {size})", print::escaped(path), fs.name())
+                format!("`{}` ({}{label}, {size})", command_with(typed, &word), fs.name())
             })
             .collect();
         let context = format!("{spec}: {} partitions hold files, name one: {}", found.len(), ways.join(", "));
@@ -136,6 +142,15 @@ pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, path: &[u8]) -> Re
             Err(Error::new(Kind::Unsupported, context))
         }
     }
+}
+
+/// The command that was typed, with another word in place of `typed`, for a shell.
+fn command_with(typed: &OsStr, word: &OsStr) -> String {
+    let words = std::env::args_os().skip(1).map(|typed_word| {
+        let word = if typed_word == typed { word } else { &typed_word };
+        print::for_shell(word.as_bytes())
+    });
+    std::iter::once("loopbox".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn FileSystem>> {

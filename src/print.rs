@@ -126,6 +126,21 @@ pub fn escaped(name: &[u8]) -> String {
     fs::path::Printable(name).to_string()
 }
 
+/// A word as it can be typed in a shell.
+pub fn for_shell(word: &[u8]) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(byte);
+    match std::str::from_utf8(word) {
+        Ok(text) if !text.is_empty() && word.iter().all(plain) => text.to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        // What a terminal cannot show or would obey.
+        _ => {
+            let shown =
+                word.iter().map(|byte| if plain(byte) { char::from(*byte).into() } else { format!("\\x{byte:02x}") });
+            format!("$'{}'", shown.collect::<String>())
+        }
+    }
+}
+
 /// A number of bytes in powers of 1024 with one digit after the point: `1.4 GiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -226,6 +241,19 @@ pub fn warning(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_for_a_shell_are_quoted_where_they_need_it() {
+        for (word, shown) in [
+            (&b"disk.img,partition=2:/etc/fstab"[..], "disk.img,partition=2:/etc/fstab"),
+            (b"", "''"),
+            (b"two words", "'two words'"),
+            (b"it's $HOME", r"'it'\''s $HOME'"),
+            (b"\x1b[2J\xff", r"$'\x1b\x5b2J\xff'"),
+        ] {
+            assert_eq!(for_shell(word), shown);
+        }
+    }
 
     #[test]
     fn sizes_have_one_digit_after_the_point() {

@@ -152,7 +152,7 @@ fn serve(args: &Args, asked: &Asked, stack: &Stack) -> block::Result<()> {
     if let Some(unknown) = asked.others.iter().find(|option| !is_ours(option)) {
         return Err(Error::new(Kind::Invalid, format!("unknown option {}", print::escaped(unknown.as_bytes()))));
     }
-    let files = crate::inside::file_system(&stack.spec, Arc::clone(&stack.device), b"")?;
+    let files = crate::inside::file_system(&stack.spec, Arc::clone(&stack.device), &args.image)?;
     let registry = Registry::of_user()?;
     let point = check_point(&args.directory)?;
     let held = registry.add(Wanted { point: Some(point.clone()), ..wanted(stack, Use::Directory)? })?;

@@ -258,13 +258,22 @@ fn the_partition_that_holds_files_is_found_or_asked_for() {
     };
     let one = disk("one.img", &[false, true, false]);
     assert_eq!(session.done(["cat", &format!("{one}:/links/one")]), "one file, three names\n");
-    let two = disk("two.img", &[true, false, true]);
+    let two = disk("it's two.img", &[true, false, true]);
     let said = session.fails(["cat", &format!("{two}:/links/one")]);
-    for n in [1, 3] {
-        let typed = format!("{two},partition={n}:/links/one");
-        assert!(said.contains(&format!("`{typed}`")), "{said}");
-        assert_eq!(session.done(["cat", &typed]), "one file, three names\n");
+    // What it says can be typed as it stands.
+    let commands: Vec<&str> = said.split('`').skip(1).step_by(2).collect();
+    assert_eq!(commands.len(), 2, "{said}");
+    for (command, n) in commands.iter().zip([1, 3]) {
+        assert!(
+            command.starts_with("loopbox cat ") && command.contains(&format!(",partition={n}:/links/one")),
+            "{said}"
+        );
+        let script = format!("loopbox() {{ {} \"$@\"; }}; {command}", crate::session::program().display());
+        let printed = rig::run_command(session.command("sh").args(["-c", &script]));
+        assert_eq!(printed, "one file, three names\n");
     }
+    let whole = session.fails(["ls", "-l", &two]);
+    assert!(whole.contains("`loopbox ls -l '") && whole.contains(",partition=1'` ("), "{whole}");
     assert!(session.fails(["ls", &format!("{two},partition=2")]).contains("no known file system"));
     let none = disk("none.img", &[false, false]);
     assert!(session.fails(["ls", &none]).contains("partitions: 1 ("));
