@@ -150,3 +150,31 @@ fn the_plan_can_be_read_before_it_is_done() {
     assert!(plan.starts_with("publish 127.0.0.1:8080:80/tcp\nnew user namespace: user "), "{plan}");
     assert!(plan.ends_with("mount /proc\nrun true\n"), "{plan}");
 }
+
+#[test]
+fn sshd_and_nginx_serve_inside() {
+    requires!("sshd", "ssh", "ssh-keygen", "nginx", "curl");
+    let session = Session::new(User::Ordinary, "real");
+    let folder = session.join("");
+    let configuration = "daemon off; pid nginx.pid; error_log stderr; events {}
+        http { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u;
+        scgi_temp_path s; server { listen 80; listen [::1]:80 ipv6only=on; location / { return 200 'nginx\\n'; } } }";
+    std::fs::write(session.join("nginx.conf"), configuration).unwrap();
+    let script = format!(
+        "cd {0}; ssh-keygen -qt ed25519 -N '' -f key; cp key.pub authorized; chmod 600 authorized
+        $(command -v sshd) -D -f /dev/null -h {0}/key -p 22 -o ListenAddress=127.0.0.1 -o UsePAM=no -o StrictModes=no \
+            -o AuthorizedKeysFile={0}/authorized -o PidFile=none 2>sshd.log &
+        nginx -p {0} -e stderr -c {0}/nginx.conf 2>nginx.log &
+        until ss -Htln | grep -q ':22 ' && ss -Htln | grep -q '::1.:80 '; do :; done
+        ssh -i key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR localhost echo over ssh
+        curl -s http://localhost/; curl -s 'http://[::1]/'",
+        folder.display()
+    );
+    let output = session.output(["run", "--", "sh", "-euc", &script]);
+    let text = rig::text(&output);
+    assert!(
+        text.contains("over ssh") && text.contains("nginx\n"),
+        "{text}{}",
+        std::fs::read_to_string(session.join("sshd.log")).unwrap_or_default()
+    );
+}

@@ -135,7 +135,7 @@ impl<T: Copy> Link<T> {
         self.counts
     }
 
-    /// A packet of `bytes` goes in at `now`.
+    /// A packet of `bytes` goes in at `now`; says how often it comes out, once or twice.
     ///
     /// # Errors
     /// Why it does not come out; then `item` is not returned by [`Link::pop`] either.
@@ -145,7 +145,7 @@ impl<T: Copy> Link<T> {
         headers: Option<&Headers>,
         bytes: usize,
         now: Moment,
-    ) -> std::result::Result<(), Dropped> {
+    ) -> std::result::Result<u8, Dropped> {
         self.counts.received += 1;
         let now = nanoseconds(now);
         let meets = |state: &State| match headers {
@@ -154,7 +154,7 @@ impl<T: Copy> Link<T> {
         };
         let Some(number) = self.states.iter().position(meets) else {
             self.wait(None, now, item, false, None);
-            return Ok(());
+            return Ok(1);
         };
         let Some(state) = self.states.get_mut(number) else { return Err(Dropped::Lost) };
         let (settings, random) = (&mut state.rule.settings, &mut self.random);
@@ -170,7 +170,7 @@ impl<T: Copy> Link<T> {
             return Err(Dropped::Lost);
         }
         let corrupt = settings.corrupt.happens(random).then(|| random.below(bytes as u64 * 8));
-        let mut passed = 0;
+        let mut passed = 0u8;
         for copy in [false, true].into_iter().take(count) {
             let Some(state) = self.states.get_mut(number) else { break };
             if state.waiting >= state.rule.settings.limit {
@@ -188,7 +188,7 @@ impl<T: Copy> Link<T> {
         }
         self.counts.duplicated += u64::from(passed == 2);
         self.counts.corrupted += u64::from(corrupt.is_some());
-        Ok(())
+        Ok(passed)
     }
 
     fn wait(&mut self, rule: Option<usize>, due: i128, item: T, copy: bool, corrupt_bit: Option<u64>) {
@@ -196,14 +196,6 @@ impl<T: Copy> Link<T> {
         let moment = Duration::from_nanos(u64::try_from(due).unwrap_or(0));
         let delivery = Delivery { item, copy, corrupt_bit, due: moment };
         self.waiting.push(Reverse(Waiting { key: (due, self.arrivals), rule, delivery }));
-    }
-
-    /// Whether one of the two of an item still waits.
-    pub fn holds(&self, item: T) -> bool
-    where
-        T: PartialEq,
-    {
-        self.counts.duplicated > 0 && self.waiting.iter().any(|Reverse(waiting)| waiting.delivery.item == item)
     }
 
     /// When the next packet is due; the past means now.

@@ -2,6 +2,7 @@
 //! the kernel, asks the [`Link`], and says when each goes on.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -150,8 +151,8 @@ struct Driver {
     /// Where whole packets come in: for corruption, copies and capture.
     raw: Option<Raw>,
     capture: Option<Capture>,
-    /// Whole packets that are needed again when they are due.
-    kept: HashMap<u32, Vec<u8>>,
+    /// Whole packets that are needed when they are due, and how often.
+    kept: HashMap<u32, (Vec<u8>, u8)>,
     start: Instant,
     /// How often the kernel dropped packets because this process was too slow.
     overruns: u64,
@@ -175,8 +176,8 @@ impl Driver {
                 capture.packet(wall_clock(), packet.bytes, packet.len, pushed.err());
             }
             match pushed {
-                Ok(()) if raw.is_some() => drop(kept.insert(packet.id, whole(&packet))),
-                Ok(()) => {}
+                Ok(times) if raw.is_some() => drop(kept.insert(packet.id, (whole(&packet), times))),
+                Ok(_) => {}
                 Err(Dropped::Lost | Dropped::Overflow) => drops.push(packet.id),
             }
         })?;
@@ -192,18 +193,22 @@ impl Driver {
             let id = delivery.item;
             match (delivery.copy, delivery.corrupt_bit) {
                 (true, _) => {
-                    if let (Some(raw), Some(packet)) = (raw.as_ref(), kept.get(&id)) {
+                    if let (Some(raw), Some((packet, _))) = (raw.as_ref(), kept.get(&id)) {
                         raw.send(packet);
                     }
                 }
                 (false, Some(bit)) => match kept.get(&id) {
-                    Some(packet) => queue.accept(id, Some(&with_bit_turned(packet, bit))),
+                    Some((packet, _)) => queue.accept(id, Some(&with_bit_turned(packet, bit))),
                     None => queue.accept(id, None),
                 },
                 (false, None) => queue.accept(id, None),
             }
-            if !kept.is_empty() && !link.holds(id) {
-                kept.remove(&id);
+            if let Entry::Occupied(mut packet) = kept.entry(id) {
+                let (_, times) = packet.get_mut();
+                *times = times.saturating_sub(1);
+                if *times == 0 {
+                    packet.remove();
+                }
             }
         }
         if let Some(capture) = capture {
