@@ -132,3 +132,33 @@ fn real_servers_work_through_a_slow_link() {
     assert_eq!(code, "200");
     assert!(time.parse::<f64>().unwrap() >= 0.004, "{time}");
 }
+
+#[test]
+fn a_capture_under_full_load_holds_every_packet_whole() {
+    requires!("iperf3", "tshark");
+    let session = Session::new(User::Ordinary, "load");
+    let file = session.join("run.pcapng");
+    let script = "iperf3 -s -1 -D -I /tmp/iperf3-$$.pid; until ss -Htln | grep -q :5201; do :; done
+        iperf3 -c ::1 -n 40M --json; rm -f /tmp/iperf3-$$.pid; $L link show";
+    let text = inside(&session, &["--capture", file.to_str().unwrap()], script);
+    let (received, missed) = (count(&text, "received"), count(&text, "missed"));
+    let read = rig::run_command(session.command("tshark").arg("-r").arg(&file).args([
+        "-T",
+        "fields",
+        "-e",
+        "frame.cap_len",
+        "-e",
+        "frame.len",
+    ]));
+    let lengths: Vec<(u64, u64)> = read
+        .lines()
+        .map(|line| line.split_once('\t').unwrap())
+        .map(|(kept, len)| (kept.parse().unwrap(), len.parse().unwrap()))
+        .collect();
+    // The connection that ends after the counts were printed adds a few.
+    assert!(lengths.len() as u64 >= received, "{} packets in the file, {received} counted", lengths.len());
+    // The kernel hands over 65531 bytes at most.
+    assert!(lengths.iter().all(|(kept, len)| kept == len.min(&65_531)), "a packet is cut: {lengths:?}");
+    let bytes: u64 = lengths.iter().map(|(_, len)| len).sum();
+    assert!(bytes + missed * 65_535 >= 40 << 20, "{bytes} bytes in the file, {missed} packets missed");
+}

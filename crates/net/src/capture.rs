@@ -24,7 +24,7 @@ pub struct Capture {
     out: BufWriter<Box<dyn Write + Send>>,
     received: u64,
     dropped: u64,
-    overruns: u64,
+    missed: u64,
     written: u64,
     failed: bool,
 }
@@ -64,7 +64,7 @@ impl Capture {
             out: BufWriter::with_capacity(1 << 18, out),
             received: 0,
             dropped: 0,
-            overruns: 0,
+            missed: 0,
             written: 0,
             failed: false,
         };
@@ -111,9 +111,9 @@ impl Capture {
         self.written += 1;
     }
 
-    /// Notes that the kernel dropped packets before they were seen.
-    pub fn overrun(&mut self) {
-        self.overruns += 1;
+    /// Notes packets that the kernel had no room for.
+    pub fn missed(&mut self, packets: u64) {
+        self.missed += packets;
     }
 
     /// Hands on what is written so far, with the counts that belong to it.
@@ -126,17 +126,17 @@ impl Capture {
         }
     }
 
-    /// Ends it with the counts: received, dropped by rules, and dropped by the kernel before they were seen.
+    /// Ends it with the counts: received, dropped by rules, and those that the kernel had no room for.
     ///
     /// # Errors
     /// When something, now or before, could not be written.
     pub fn finish(mut self) -> std::io::Result<()> {
         let mut body = vec![0; 12];
-        for (code, count) in [(4, self.received), (5, self.dropped), (7, self.overruns)] {
+        for (code, count) in [(4, self.received), (5, self.dropped), (7, self.missed)] {
             body.extend(option(code, &count.to_ne_bytes()));
         }
-        if self.overruns > 0 {
-            body.extend(option(1, b"the kernel dropped packets before they were seen; osdrop counts the times"));
+        if self.missed > 0 {
+            body.extend(option(1, b"packets are missing: the kernel had no room for them"));
         }
         body.extend(option(0, &[]));
         self.write(&block(5, &body));

@@ -45,6 +45,15 @@ pub struct Delivery<T> {
     pub due: Moment,
 }
 
+/// How a packet will come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// How often: once or twice.
+    pub times: u8,
+    /// Whether a bit of it will be turned.
+    pub changed: bool,
+}
+
 /// Why a packet does not come out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
@@ -135,7 +144,7 @@ impl<T: Copy> Link<T> {
         self.counts
     }
 
-    /// A packet of `bytes` goes in at `now`; says how often it comes out, once or twice.
+    /// A packet of `bytes` goes in at `now`; says how often it comes out, and whether as it is.
     ///
     /// # Errors
     /// Why it does not come out; then `item` is not returned by [`Link::pop`] either.
@@ -145,7 +154,7 @@ impl<T: Copy> Link<T> {
         headers: Option<&Headers>,
         bytes: usize,
         now: Moment,
-    ) -> std::result::Result<u8, Dropped> {
+    ) -> std::result::Result<Passed, Dropped> {
         self.counts.received += 1;
         let now = nanoseconds(now);
         let meets = |state: &State| match headers {
@@ -154,7 +163,7 @@ impl<T: Copy> Link<T> {
         };
         let Some(number) = self.states.iter().position(meets) else {
             self.wait(None, now, item, false, None);
-            return Ok(1);
+            return Ok(Passed { times: 1, changed: false });
         };
         let Some(state) = self.states.get_mut(number) else { return Err(Dropped::Lost) };
         let (settings, random) = (&mut state.rule.settings, &mut self.random);
@@ -188,7 +197,7 @@ impl<T: Copy> Link<T> {
         }
         self.counts.duplicated += u64::from(passed == 2);
         self.counts.corrupted += u64::from(corrupt.is_some());
-        Ok(passed)
+        Ok(Passed { times: passed, changed: corrupt.is_some() })
     }
 
     fn wait(&mut self, rule: Option<usize>, due: i128, item: T, copy: bool, corrupt_bit: Option<u64>) {

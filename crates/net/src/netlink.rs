@@ -17,8 +17,8 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 
 use crate::{Error, Kind, Result, ResultExt as _};
 
-/// Room for one datagram of the kernel: it makes none that is longer in a dump.
-const RECEIVE_BYTES: usize = 64 << 10;
+/// Room for one datagram of the kernel: a packet of 64 KiB with what is said of it is the longest.
+const RECEIVE_BYTES: usize = 128 << 10;
 /// A dump that is longer than this is a fault of the kernel.
 const DUMP_BYTES_MAX: usize = 64 << 20;
 /// How often a dump is asked for again when the tables changed meanwhile.

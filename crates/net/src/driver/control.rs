@@ -52,14 +52,14 @@ fn answer(line: &str, handle: &Handle) -> String {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     match verb {
         "show" => {
-            let (rules, counts, overruns) = handle.status();
+            let (rules, counts, missed) = handle.status();
             let mut out: String = rules.iter().fold(String::new(), |mut out, rule| {
                 let _ = writeln!(out, "{rule}");
                 out
             });
             let _ = writeln!(
                 out,
-                "received {} delivered {} lost {} overflowed {} duplicated {} corrupted {} reordered {} overruns {overruns}",
+                "received {} delivered {} lost {} overflowed {} duplicated {} corrupted {} reordered {} missed {missed}",
                 counts.received,
                 counts.delivered,
                 counts.lost,

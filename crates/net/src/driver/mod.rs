@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RawProtocol, SendFlags, SocketFlags, SocketType, sendto, socket_with};
 
 use crate::capture::Capture;
-use crate::link::{Counts, Dropped, Link};
+use crate::link::{Counts, Dropped, Link, Passed};
 use crate::packet::{Headers, finish_checksum};
 use crate::rule::Rule;
 use crate::{Error, Kind, Result, ResultExt as _};
@@ -48,10 +48,10 @@ impl Handle {
         Ok(())
     }
 
-    /// The rules, what became of the packets, and how often the kernel dropped some because the driver was too slow.
+    /// The rules, what became of the packets, and how many the kernel had no room for because the driver was too slow.
     pub fn status(&self) -> (Vec<String>, Counts, u64) {
         let driver = self.lock();
-        (driver.link.rules().map(ToString::to_string).collect(), driver.link.counts(), driver.overruns)
+        (driver.link.rules().map(ToString::to_string).collect(), driver.link.counts(), driver.missed)
     }
 
     /// Takes what has arrived so far, and ends the capture with its counts.
@@ -78,11 +78,11 @@ fn needs_whole(rule: &Rule) -> bool {
 /// Where the kernel lacks NFQUEUE or nftables, or forbids them.
 pub fn start(rules: Vec<Rule>, seed: u64, capture: Option<Capture>) -> Result<Handle> {
     let whole = capture.is_some() || rules.iter().any(needs_whole);
-    let queue = Queue::open(if whole { WHOLE_BYTES } else { HEADERS_BYTES })?;
+    let queue = Queue::open(if whole { WHOLE_BYTES } else { HEADERS_BYTES }, rules.is_empty())?;
     let raw = if whole { Some(Raw::open()?) } else { None };
     let fd = queue.as_fd().try_clone_to_owned().context(|| "queue")?;
     let link = Link::new(rules, seed);
-    let driver = Driver { link, queue, raw, capture, kept: HashMap::new(), start: Instant::now(), overruns: 0 };
+    let driver = Driver { link, queue, raw, capture, kept: HashMap::new(), start: Instant::now(), missed: 0 };
     let handle = Handle(Arc::new(Mutex::new(driver)));
     let runner = handle.clone();
     std::thread::Builder::new()
@@ -154,8 +154,8 @@ struct Driver {
     /// Whole packets that are needed when they are due, and how often.
     kept: HashMap<u32, (Vec<u8>, u8)>,
     start: Instant,
-    /// How often the kernel dropped packets because this process was too slow.
-    overruns: u64,
+    /// Packets for which the kernel had no room, because this process was too slow.
+    missed: u64,
 }
 
 impl Driver {
@@ -166,24 +166,27 @@ impl Driver {
 
     /// Takes the packets that have arrived, and lets those go that are due.
     fn turn(&mut self) -> Result<()> {
-        let Self { link, queue, raw, capture, kept, start, overruns } = self;
+        let Self { link, queue, raw, capture, kept, start, missed } = self;
         let now = start.elapsed();
         let mut drops = Vec::new();
-        let overrun = queue.receive(|packet| {
+        let missed_now = queue.receive(|packet| {
             let headers = Headers::parse(packet.bytes);
             let pushed = link.push(packet.id, headers.as_ref(), packet.len, now);
             if let Some(capture) = capture {
                 capture.packet(wall_clock(), packet.bytes, packet.len, pushed.err());
             }
             match pushed {
-                Ok(times) if raw.is_some() => drop(kept.insert(packet.id, (whole(&packet), times))),
+                // One that is cut must not take the place of the whole: it passes as it is, once.
+                Ok(Passed { times, changed }) if packet.bytes.len() == packet.len && (changed || times > 1) => {
+                    kept.insert(packet.id, (whole(&packet), times));
+                }
                 Ok(_) => {}
                 Err(Dropped::Lost | Dropped::Overflow) => drops.push(packet.id),
             }
         })?;
-        *overruns += u64::from(overrun);
-        if overrun && let Some(capture) = capture {
-            capture.overrun();
+        *missed += missed_now;
+        if let Some(capture) = capture {
+            capture.missed(missed_now);
         }
         for id in drops {
             queue.drop_packet(id);

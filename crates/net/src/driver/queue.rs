@@ -56,6 +56,8 @@ pub struct Held<'a> {
 pub struct Queue {
     socket: Socket,
     verdicts: Vec<Message>,
+    /// The number of the last packet: the kernel gives one to each, also to those for which there was no room.
+    last_id: u32,
 }
 
 fn nfgenmsg(family: u8, resource: u16) -> [u8; 4] {
@@ -72,24 +74,27 @@ fn queue(message: u16, flags: u16) -> Message {
 }
 
 impl Queue {
-    /// Leads all packets that come in by `lo` through a queue, of each the first `copy_bytes`.
+    /// Leads all packets that come in by `lo` through a queue, of each the first `copy_bytes`. When user space is too
+    /// slow, what finds no room is lost, or, with `fail_open`, passes unseen.
     ///
     /// # Errors
     /// [`crate::Kind::Denied`] without CAP_NET_ADMIN in the namespace; [`crate::Kind::Unsupported`] and others where
     /// the kernel lacks NFQUEUE or nftables.
-    pub fn open(copy_bytes: u32) -> Result<Self> {
+    pub fn open(copy_bytes: u32, fail_open: bool) -> Result<Self> {
         let mut socket = Socket::open(Family::Netfilter)?;
         let configure = |fill: &dyn Fn(Message) -> Message| fill(queue(2, NLM_F_ACK));
         let bind = configure(&|message| message.attribute(1, &[1, 0, 0, 0]));
         let mut parameters = copy_bytes.to_be_bytes().to_vec();
         parameters.push(2); // NFQNL_COPY_PACKET
+        const F_FAIL_OPEN: u32 = 1;
         const F_GSO: u32 = 4;
+        let flags = if fail_open { F_GSO | F_FAIL_OPEN } else { F_GSO };
         let parameters = configure(&|message| {
             message
                 .attribute(2, &parameters)
                 .attribute(3, &QUEUE_PACKETS_MAX.to_be_bytes())
-                .attribute(4, &F_GSO.to_be_bytes())
-                .attribute(5, &F_GSO.to_be_bytes())
+                .attribute(4, &(F_GSO | F_FAIL_OPEN).to_be_bytes())
+                .attribute(5, &flags.to_be_bytes())
         });
         socket.execute("making a queue of the kernel (NFQUEUE)", vec![bind])?;
         socket.execute("configuring a queue of the kernel", vec![parameters])?;
@@ -162,24 +167,31 @@ impl Queue {
             other => other?,
         }
         socket.set_nonblocking()?;
-        Ok(Self { socket, verdicts: Vec::new() })
+        Ok(Self { socket, verdicts: Vec::new(), last_id: 0 })
     }
 
-    /// Passes each packet that has arrived to `take`. Says whether the kernel had to drop some before.
+    /// Passes each packet that has arrived to `take`. Says how many the kernel had no room for in between.
     ///
     /// # Errors
     /// Those of receiving.
-    pub fn receive(&mut self, mut take: impl FnMut(Held<'_>)) -> Result<bool> {
-        let mut dropped = false;
+    pub fn receive(&mut self, mut take: impl FnMut(Held<'_>)) -> Result<u64> {
+        let mut missed = 0;
         for _ in 0..DATAGRAMS_A_TURN_MAX {
             match self.socket.receive() {
-                Ok(bytes) => netlink::messages(bytes).filter_map(|message| held(message.body)).for_each(&mut take),
+                Ok(bytes) => {
+                    for packet in netlink::messages(bytes).filter_map(|message| held(message.body)) {
+                        missed += u64::from(packet.id.wrapping_sub(self.last_id).saturating_sub(1));
+                        self.last_id = packet.id;
+                        take(packet);
+                    }
+                }
                 Err(Errno::AGAIN) => break,
-                Err(Errno::NOBUFS) => dropped = true,
+                // Counted by the numbers.
+                Err(Errno::NOBUFS) => {}
                 Err(error) => return Err(error).context(|| "receiving from a queue of the kernel"),
             }
         }
-        Ok(dropped)
+        Ok(missed)
     }
 
     /// Lets a packet go on, as it is or with other bytes.
