@@ -97,6 +97,7 @@ pub fn run(args: &Args) -> Result {
     let stop = any_of(&signals, child.as_ref())?;
     let ending = if args.exit_with_client { Ending::WithClients } else { Ending::Asked };
     let served = server.serve(&stop, ending, &|error| print::warning(&print::error_text(&error)));
+    heard(&signals)?;
     let status = child.as_mut().map(end).transpose();
     served?;
     Ok(status?.map_or(Status::Done, |status| Status::Code(code(status))))
@@ -230,6 +231,12 @@ fn code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
+/// Takes the signals that asked it to end, which would otherwise do so by force once they are let in again.
+fn heard(signals: &SignalFd) -> block::Result<()> {
+    while signals.next().context(|| "signals")?.is_some() {}
+    Ok(())
+}
+
 /// One client on standard input and output; a signal ends it, when all that was written is flushed.
 fn serve_standard_streams(exports: Vec<Export>, signals: &SignalFd) -> Result {
     let (done, to_done) =
@@ -252,6 +259,7 @@ fn serve_standard_streams(exports: Vec<Export>, signals: &SignalFd) -> Result {
         served?;
         return Ok(Status::Done);
     }
+    heard(signals)?;
     // The thread waits for its client, and ends with the process.
     for device in devices.iter().filter(|device| !device.limits().read_only) {
         device.flush()?;

@@ -21,3 +21,4 @@ mod net_link;
 mod net_names;
 mod net_run;
 mod net_show;
+mod serve;

@@ -174,8 +174,9 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
         let mut input = vec![0; INPUT_BYTES];
         let mut filled = 0;
         let mut output = Output::default();
-        // Bytes of a payload that is too long to be taken, and of which nothing is kept.
-        let mut skipped = 0_u64;
+        // A request whose payload is too long, and how many bytes of that are still to come: nothing of them is kept.
+        // Clients want the answer after the last of them.
+        let mut refused: Option<(Request, u64)> = None;
         loop {
             let room = input.get_mut(filled..).unwrap_or_default();
             let len = match self.input.read(room) {
@@ -185,12 +186,15 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
             };
             if len == 0 {
                 // Without DISCONNECT, which is no crime; in the middle of a request it is.
-                let whole = filled == 0 && skipped == 0;
+                let whole = filled == 0 && refused.is_none();
                 return if whole { Ok(()) } else { Err(Error::new(Kind::Disconnected, "half a request of a client")) };
             }
             filled += len;
-            let mut at = skipped.min(filled as u64) as usize;
-            skipped -= at as u64;
+            let mut at = 0;
+            if let Some((request, left)) = refused.take() {
+                at = left.min(filled as u64) as usize;
+                refused = self.shared.refuse(&request, left - at as u64, &mut output);
+            }
             let mut needed = header;
             while let Some(bytes) = input.get(at..filled).filter(|bytes| bytes.len() >= header) {
                 let Some(request) = Request::parse(bytes, extended) else {
@@ -204,10 +208,8 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
                             format!("a request with a payload of {payload_len} bytes"),
                         ));
                     }
-                    let why = format!("a payload of {payload_len} bytes, of {PAYLOAD_BYTES_MAX} at the most");
-                    reply::failed(&mut output, self.shared.dialect, &request, error::INVAL, &why);
                     let here = payload_len.min((filled - at - header) as u64);
-                    skipped = payload_len - here;
+                    refused = self.shared.refuse(&request, payload_len - here, &mut output);
                     at += header + here as usize;
                     continue;
                 }
@@ -239,6 +241,16 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
 }
 
 impl<W: Write + Send> Shared<W> {
+    /// Answers a request with too long a payload once all of that has been skipped.
+    fn refuse(&self, request: &Request, left: u64, output: &mut Output) -> Option<(Request, u64)> {
+        if left > 0 {
+            return Some((*request, left));
+        }
+        let why = format!("a payload of {} bytes, of {PAYLOAD_BYTES_MAX} at the most", request.len);
+        reply::failed(output, self.dialect, request, error::INVAL, &why);
+        None
+    }
+
     /// Writes what there is, or leaves it to the thread that is writing: it takes along what has come meanwhile.
     fn send(&self, output: &mut Output) -> Result<()> {
         if output.is_empty() {

@@ -58,9 +58,13 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
     hello.extend_from_slice(&wire::NBDMAGIC.to_be_bytes());
     hello.extend_from_slice(&wire::IHAVEOPT.to_be_bytes());
     hello.extend_from_slice(&(wire::FIXED_NEWSTYLE | wire::NO_ZEROES).to_be_bytes());
-    send(stream, &hello)?;
     let mut flags = [0; 4];
-    receive(stream, &mut flags)?;
+    let heard = stream.write_all(&hello).and_then(|()| stream.flush()).and_then(|()| stream.read_exact(&mut flags));
+    match heard {
+        // Somebody who only looked whether a server is there.
+        Err(error) if is_gone(&error) => return Ok(Agreed::Nothing),
+        heard => heard.context(|| "handshake with an NBD client")?,
+    }
     let flags = u32::from_be_bytes(flags);
     if flags & u32::from(wire::FIXED_NEWSTYLE) == 0 || flags > 3 {
         return Err(Error::new(Kind::Invalid, format!("client flags {flags:#x}: fixed newstyle is needed")));
@@ -299,6 +303,11 @@ fn send(stream: &mut impl Write, bytes: &[u8]) -> Result<()> {
 
 fn receive(stream: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
     stream.read_exact(bytes).context(|| "handshake with an NBD client")
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 fn skip(stream: &mut impl Read, len: u32) -> Result<()> {
