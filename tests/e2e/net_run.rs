@@ -178,3 +178,35 @@ fn sshd_and_nginx_serve_inside() {
         std::fs::read_to_string(session.join("sshd.log")).unwrap_or_default()
     );
 }
+
+/// Types into a terminal: each key when the text before it has appeared; prints all that appeared.
+const TERMINAL: &str = "
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0: os.execvp('bash', ['bash', '--norc', '-i'])
+keys = [a.encode().decode('unicode_escape').encode() for a in sys.argv[1:]]
+out, at = b'', 0
+while keys:
+    found = out.find(keys[0], at)
+    if found >= 0:
+        at = found + len(keys[0]); os.write(fd, keys[1]); keys = keys[2:]
+    else:
+        out += os.read(fd, 4096)
+try:
+    while True: out += os.read(fd, 4096)
+except OSError: pass
+print(out.decode(), os.waitpid(pid, 0)[1])
+";
+
+#[test]
+fn the_terminal_stops_continues_and_interrupts() {
+    requires!("python3", "bash", "timeout");
+    let session = Session::new(User::Ordinary, "terminal");
+    let mut command = session.command("timeout");
+    command.args(["20", "python3", "-c", TERMINAL]).env("L", crate::session::program()).env("PS1", "prompt> ");
+    let inside = "tty; echo rea\"\"dy; read x; echo got $x; exec sleep 4712";
+    command.args(["prompt> ", &format!("$L run sh -c '{inside}'\\n"), "ready\\r", "\\x1a", "Stopped", "fg\\nhello\\n"]);
+    command.args(["got hello", "\\x03", "prompt> ", "echo status $?\\n", "status 130", "exit\\n"]);
+    let text = rig::run_command(&mut command);
+    assert!(text.contains("/dev/pts/") && text.contains("status 130"), "{text}");
+}
