@@ -20,6 +20,7 @@ pub mod iso9660;
 mod open;
 pub mod path;
 pub mod progress;
+pub mod squashfs;
 pub mod stream;
 pub mod testing;
 pub mod walk;

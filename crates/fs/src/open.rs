@@ -7,6 +7,7 @@ use block::{Error, Kind, ReadAt, Result};
 use crate::FileSystem;
 use crate::ext4::{self, Ext4};
 use crate::iso9660::{self, Iso9660};
+use crate::squashfs::SquashFs;
 
 /// Opens the file system on a device, whichever it is.
 ///
@@ -18,6 +19,9 @@ pub fn open(device: Arc<dyn ReadAt>) -> Result<Arc<dyn FileSystem>> {
     }
     if Ext4::is_on(&*device)? {
         return Ok(Arc::new(Ext4::open(device, ext4::Options::default())?));
+    }
+    if SquashFs::is_on(&*device)? {
+        return Ok(Arc::new(SquashFs::open(device)?));
     }
     Err(Error::new(Kind::Unsupported, format!("no known file system on a device of {} bytes", device.size())))
 }
