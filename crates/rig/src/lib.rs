@@ -37,6 +37,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkzftree", "zisofs-tools"),
     ("getfattr", "attr"),
     ("mksquashfs", "squashfs-tools"),
+    ("unsquashfs", "squashfs-tools"),
 ];
 
 /// Whether a missing peer is a failure: under `cargo xtask test` and in CI.
