@@ -19,6 +19,7 @@ pub mod ports;
 pub mod run;
 pub mod serve;
 pub mod show;
+pub mod sound;
 pub mod tar;
 pub mod tree;
 pub mod umount;

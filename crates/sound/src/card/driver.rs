@@ -1,0 +1,278 @@
+//! The one thread that does the card's I/O: it waits for clients and for the time that the engine asks for.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use super::engine::CLIENTS_MAX;
+use super::{Engine, Heard, Now, Options};
+use crate::wav::Writer;
+use crate::{Error, Kind, Result};
+
+/// Most bytes that are taken from one client before the others have their turn.
+const READ_BYTES: usize = 256 << 10;
+
+/// A card that listens on a socket. Dropping it ends it.
+#[derive(Debug)]
+pub struct Card {
+    socket: PathBuf,
+    stop: OwnedFd,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+/// What a program has to find in its environment so that it plays and records here, and nowhere else.
+pub type Environment = Vec<(&'static str, OsString)>;
+
+impl Card {
+    /// Listens on `socket` and plays into `wav`. When it returns, programs can connect.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] when something listens there already; what the system says.
+    pub fn start(options: Options, socket: &Path, wav: Option<&Path>) -> Result<Self> {
+        let wav = wav.map(|path| Writer::create(path, options.spec, &options.map)).transpose()?;
+        let listener = listen(socket)?;
+        let failed = |error: Errno| Error::io("an event counter", error);
+        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
+        let stopped = stop.try_clone().map_err(|error| Error::io("an event counter", error))?;
+        let driver =
+            Driver { engine: Engine::new(options), listener, stop: stopped, clients: Vec::new(), wav, failure: None };
+        let thread = std::thread::Builder::new().name("sound card".to_owned()).spawn(|| driver.run());
+        let thread = thread.map_err(|error| Error::io("a thread for the sound card", error))?;
+        Ok(Self { socket: socket.to_owned(), stop, thread: Some(thread) })
+    }
+
+    /// What programs have to find in their environment. ALSA wants a file: it is written into `folder`.
+    ///
+    /// # Errors
+    /// What the system says about the file.
+    pub fn environment(&self, folder: &Path) -> Result<Environment> {
+        let absolute = std::path::absolute(&self.socket).map_err(|error| Error::io("the path of the socket", error))?;
+        let server = format!("unix:{}", absolute.display());
+        let alsa = folder.join("asound.conf");
+        let devices = format!("{{\n    type pulse\n    server \"{server}\"\n    hint.description \"loopbox\"\n}}\n");
+        let text =
+            format!("</usr/share/alsa/alsa.conf>\npcm.!default {devices}pcm.pulse {devices}ctl.!default {devices}");
+        // A control has no hint.
+        let (pcm, control) = text.split_at(text.rfind("ctl.").unwrap_or(text.len()));
+        let text = format!("{pcm}{}", control.replace("    hint.description \"loopbox\"\n", ""));
+        std::fs::write(&alsa, text).map_err(|error| Error::io(format!("writing of {}", alsa.display()), error))?;
+        Ok(vec![
+            ("PULSE_SERVER", server.into()),
+            ("ALSA_CONFIG_PATH", alsa.into()),
+            ("PIPEWIRE_REMOTE", folder.join("no-pipewire").into()),
+            ("JACK_NO_START_SERVER", "1".into()),
+            ("JACK_DEFAULT_SERVER", "loopbox-has-none".into()),
+        ])
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Ends it: what was played is in the WAV file.
+    ///
+    /// # Errors
+    /// Why the WAV file is not whole.
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        let result = thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "the sound card's thread")));
+        let _ = std::fs::remove_file(&self.socket);
+        result
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Binds a socket; one that nobody listens on any more is replaced.
+fn listen(socket: &Path) -> Result<UnixListener> {
+    let context = || format!("listening on {}", socket.display());
+    let listener = match UnixListener::bind(socket) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match UnixStream::connect(socket) {
+            Ok(_) => return Err(Error::new(Kind::Busy, format!("{}: something listens there already", context()))),
+            Err(refused) if refused.kind() == std::io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(socket).map_err(|error| Error::io(context(), error))?;
+                UnixListener::bind(socket)
+            }
+            Err(_) => Err(error),
+        },
+        result => result,
+    };
+    let listener = listener.map_err(|error| Error::io(context(), error))?;
+    listener.set_nonblocking(true).map_err(|error| Error::io(context(), error))?;
+    Ok(listener)
+}
+
+struct Driver {
+    engine: Engine,
+    listener: UnixListener,
+    stop: OwnedFd,
+    clients: Vec<(u32, UnixStream)>,
+    wav: Option<Writer>,
+    failure: Option<Error>,
+}
+
+impl Driver {
+    fn run(mut self) -> Result<()> {
+        let start = Instant::now();
+        let now = || Now {
+            nanos: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            wall_micros: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64,
+        };
+        let mut bytes = vec![0; 64 << 10];
+        loop {
+            self.engine.advance(now());
+            self.write_heard();
+            self.send();
+            let Some(ready) = self.wait()? else { break };
+            for (client, stream) in ready.into_iter().filter_map(|at| self.clients.get(at)) {
+                // Gone: it is found when it is read from again.
+                let _ = receive(&mut self.engine, *client, stream, &mut bytes, now);
+            }
+            self.accept();
+        }
+        self.engine.advance(now());
+        self.write_heard();
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for something to do: the clients that have sent something, or `None` when it is to end.
+    fn wait(&self) -> Result<Option<Vec<usize>>> {
+        let mut wanted = vec![PollFd::new(&self.stop, PollFlags::IN)];
+        let full = self.clients.len() >= CLIENTS_MAX;
+        wanted.push(PollFd::new(&self.listener, if full { PollFlags::empty() } else { PollFlags::IN }));
+        for (client, stream) in &self.clients {
+            let read = if self.engine.is_behind(*client) { PollFlags::empty() } else { PollFlags::IN };
+            let write = if self.engine.waits_for(*client) { PollFlags::OUT } else { PollFlags::empty() };
+            wanted.push(PollFd::new(stream, read | write));
+        }
+        let timeout = self.engine.due().map(Duration::from_nanos);
+        let timeout =
+            timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
+        match rustix::event::poll(&mut wanted, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::io("waiting for the clients of the sound card", error)),
+        }
+        let happened = |at: usize| {
+            wanted.get(at).is_some_and(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
+        };
+        if happened(0) {
+            return Ok(None);
+        }
+        Ok(Some((0..self.clients.len()).filter(|at| happened(at + 2)).collect()))
+    }
+
+    fn accept(&mut self) {
+        while self.clients.len() < CLIENTS_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { return };
+            if stream.set_nonblocking(true).is_ok()
+                && let Some(client) = self.engine.connect()
+            {
+                self.clients.push((client, stream));
+            }
+        }
+    }
+
+    /// Sends what waits, and lets those go who are gone.
+    fn send(&mut self) {
+        let engine = &mut self.engine;
+        self.clients.retain(|(client, stream)| {
+            let sent = engine.outgoing(*client).is_some_and(|outgoing| send(stream, outgoing));
+            let stays = sent && !engine.is_over(*client);
+            if !stays {
+                engine.disconnect(*client);
+            }
+            stays
+        });
+    }
+
+    fn write_heard(&mut self) {
+        let heard = self.engine.heard();
+        let Some(wav) = &mut self.wav else { return };
+        for piece in heard {
+            let written = match piece {
+                Heard::Samples(samples) => {
+                    let mut bytes = Vec::new();
+                    wav.spec().format.encode(&samples, &mut bytes);
+                    wav.write(&bytes)
+                }
+                Heard::Silence(frames) => wav.write_silence(frames),
+            };
+            if let Err(error) = written {
+                // The card goes on without the file; whoever stops it learns why.
+                self.failure = Some(error);
+                self.wav = None;
+                return;
+            }
+        }
+    }
+}
+
+fn receive(
+    engine: &mut Engine,
+    client: u32,
+    mut stream: &UnixStream,
+    bytes: &mut [u8],
+    now: impl Fn() -> Now,
+) -> std::io::Result<()> {
+    let mut taken = 0;
+    while taken < READ_BYTES {
+        let length = match stream.read(bytes) {
+            Ok(0) => {
+                engine.end(client);
+                return Ok(());
+            }
+            Ok(length) => length,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                engine.end(client);
+                return Err(error);
+            }
+        };
+        engine.receive(now(), client, bytes.get(..length).unwrap_or_default());
+        taken += length;
+        if length < bytes.len() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Sends as much as the socket takes; false when the other side is gone.
+fn send(stream: &UnixStream, outgoing: &mut Vec<u8>) -> bool {
+    let mut sent = 0;
+    let alive = loop {
+        let rest = outgoing.get(sent..).unwrap_or_default();
+        if rest.is_empty() {
+            break true;
+        }
+        match rustix::net::send(stream.as_fd(), rest, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(length) => sent += length,
+            Err(Errno::AGAIN) => break true,
+            Err(Errno::INTR) => {}
+            Err(_) => break false,
+        }
+    };
+    outgoing.drain(..sent);
+    alive
+}

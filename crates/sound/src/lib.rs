@@ -1,0 +1,24 @@
+//! A sound card made of memory: what is played comes back as what is recorded, and as a WAV file.
+//!
+//! ```text
+//! card        the card: an engine without clock or I/O (time is a parameter), and the one thread that drives it
+//! pulse       the PulseAudio native protocol: frames, tagstructs, stream buffers
+//! pcm         sample formats, channel maps, what a frame is
+//! mix         channels of one map into channels of another
+//! resample    one rate into another
+//! wav         WAV and RF64 files, right after a kill at any moment
+//! ```
+//!
+//! Inside, a sample is an `f64`: every 8, 16, 24 and 32 bit integer and every `f32` passes through it unchanged.
+
+#![forbid(unsafe_code)]
+
+pub mod card;
+mod error;
+pub mod mix;
+pub mod pcm;
+pub mod pulse;
+pub mod resample;
+pub mod wav;
+
+pub use error::{Error, Kind, Result};

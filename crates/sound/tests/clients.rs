@@ -1,0 +1,303 @@
+//! Programs that nobody here wrote play and record; every sample is compared.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "that is how a test fails")]
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use loopbox_sound as sound;
+use rig::Scratch;
+use sound::card::{Card, Environment, Options};
+use sound::wav::Reader;
+
+struct Bench {
+    scratch: Scratch,
+    card: Option<Card>,
+    environment: Environment,
+}
+
+impl Bench {
+    /// A card with options of a spec, and a WAV file.
+    fn new(options: &str) -> Self {
+        let scratch = Scratch::new("sound");
+        let mut parsed = Options::default();
+        let spec = format!("{},{options}", scratch.join("out.wav").display());
+        let wav = parsed.parse(spec.trim_end_matches(',').as_ref()).unwrap();
+        let card = Card::start(parsed, &scratch.join("socket"), Some(&wav)).unwrap();
+        let environment = card.environment(scratch.path()).unwrap();
+        Self { scratch, card: Some(card), environment }
+    }
+
+    fn command(&self, program: &str, words: &[&str]) -> Command {
+        let mut command = rig::User::Myself.command(program);
+        command
+            .args(words)
+            .env("HOME", self.scratch.path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> String {
+        rig::run_command(&mut self.command(program, words))
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        std::fs::write(self.scratch.join(name), bytes).unwrap();
+        self.scratch.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Ends the card: the samples of its WAV file, as stored.
+    fn wav(&mut self) -> Vec<u8> {
+        self.card.take().unwrap().stop().unwrap();
+        stored(&self.scratch.join("out.wav"))
+    }
+
+    /// Starts a program that records, and waits until the card has its stream.
+    fn recorder(&self, program: &str, words: &[&str]) -> Recorder {
+        let mut child = self.command(program, words).stdout(Stdio::piped()).spawn().unwrap();
+        rig::wait_until("the recorder's stream", || {
+            !self.run("pactl", &["list", "short", "source-outputs"]).is_empty()
+        });
+        let output = child.stdout.take().unwrap();
+        Recorder { child, output }
+    }
+}
+
+struct Recorder {
+    child: Child,
+    output: std::process::ChildStdout,
+}
+
+impl Recorder {
+    /// Reads until it has heard `bytes` bytes from the first that is not silence.
+    fn heard(mut self, bytes: usize) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let mut block = [0; 4096];
+        let start = std::time::Instant::now();
+        while heard.len() < bytes {
+            assert!(start.elapsed().as_secs() < 20, "heard {} of {bytes} bytes in 20 s", heard.len());
+            let length = self.output.read(&mut block).unwrap();
+            assert!(length > 0, "the recorder ended after {} bytes", heard.len());
+            let from = if heard.is_empty() { block[..length].iter().position(|byte| *byte != 0) } else { Some(0) };
+            // Whole frames of 4 bytes: the first samples are not 0 in their low byte.
+            heard.extend_from_slice(&block[from.unwrap_or(length)..length]);
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        heard.truncate(bytes);
+        heard
+    }
+}
+
+fn stored(path: &Path) -> Vec<u8> {
+    let mut reader = Reader::open(path).unwrap();
+    let mut samples = Vec::new();
+    reader.read(usize::MAX >> 8, &mut samples).unwrap();
+    let mut bytes = Vec::new();
+    reader.spec().format.encode(&samples, &mut bytes);
+    bytes
+}
+
+/// Noise in bytes that any integer format takes; none of them is 0.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    (0..bytes)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8 | 1
+        })
+        .collect()
+}
+
+/// Noise in `f32`, below full scale.
+fn float_noise(samples: usize) -> Vec<u8> {
+    noise(samples * 4)
+        .chunks(4)
+        .flat_map(|b| (i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32 / 3e9).to_le_bytes())
+        .collect()
+}
+
+fn same(left: &[u8], right: &[u8]) {
+    assert_eq!(left.len(), right.len(), "bytes");
+    if let Some(at) = left.iter().zip(right).position(|(a, b)| a != b) {
+        panic!("they differ from byte {at} on");
+    }
+}
+
+#[test]
+fn pactl_sees_the_card_and_sets_it() {
+    rig::requires!("pactl");
+    let bench = Bench::new("rate=44100,channels=1");
+    let info = bench.run("pactl", &["info"]);
+    for line in
+        ["Default Sink: loopbox", "Default Source: loopbox.mic", "Default Sample Specification: s16le 1ch 44100Hz"]
+    {
+        assert!(info.contains(line), "{line} in:\n{info}");
+    }
+    let list = bench.run("pactl", &["list"]);
+    assert!(list.contains("Monitor Source: loopbox.monitor") && list.contains("Name: loopbox.mic"), "{list}");
+    bench.run("pactl", &["set-sink-volume", "loopbox", "50%"]);
+    bench.run("pactl", &["set-sink-mute", "@DEFAULT_SINK@", "1"]);
+    bench.run("pactl", &["set-source-volume", "loopbox.mic", "-6dB"]);
+    let sinks = bench.run("pactl", &["list", "sinks"]);
+    assert!(sinks.contains("50%") && sinks.contains("Mute: yes"), "{sinks}");
+    let module = bench.run("pactl", &["load-module", "module-null-sink", "sink_name=second"]);
+    assert!(bench.run("pactl", &["list", "short", "sources"]).contains("second.monitor"));
+    bench.run("pactl", &["set-default-sink", "second"]);
+    assert!(bench.run("pactl", &["info"]).contains("Default Sink: second"));
+    bench.run("pactl", &["unload-module", module.trim()]);
+    assert!(bench.run("pactl", &["info"]).contains("Default Sink: loopbox"));
+    assert!(!rig::output(&mut bench.command("pactl", &["load-module", "module-x"])).status.success());
+    assert!(!rig::output(&mut bench.command("pactl", &["set-sink-volume", "nobody", "50%"])).status.success());
+}
+
+#[test]
+fn with_a_free_clock_what_paplay_plays_is_the_wav_file_each_time_the_same() {
+    rig::requires!("paplay");
+    // 30 seconds, and a number of frames that no block divides.
+    let frames = 30 * 48_000 + 7;
+    for (format, name, bytes) in [
+        ("s16", "s16le", noise(frames * 4)),
+        ("s24", "s24le", noise(frames * 6)),
+        ("s32", "s32le", noise(frames * 8)),
+        ("f32", "float32le", float_noise(frames * 2)),
+    ] {
+        let play = |bytes: &[u8]| {
+            let mut bench = Bench::new(&format!("clock=free,format={format}"));
+            let file = bench.file("in.raw", bytes);
+            let start = std::time::Instant::now();
+            bench.run("paplay", &["--raw", &format!("--format={name}"), "--rate=48000", "--channels=2", &file]);
+            println!("{name}: 30 s in {:?}", start.elapsed());
+            bench.wav()
+        };
+        same(&play(&bytes), &bytes);
+        if format == "s16" {
+            same(&play(&bytes), &bytes);
+        }
+    }
+}
+
+#[test]
+fn a_rate_that_differs_keeps_length_and_repeats() {
+    rig::requires!("paplay");
+    let tone: Vec<u8> = (0..44_100 * 3)
+        .flat_map(|n| {
+            (((f64::from(n) * std::f64::consts::TAU * 997.0 / 44_100.0).sin() * 16_000.0).round() as i16).to_le_bytes()
+        })
+        .collect();
+    let play = || {
+        let mut bench = Bench::new("clock=free,format=f32,channels=1");
+        let file = bench.file("in.raw", &tone);
+        bench.run("paplay", &["--raw", "--format=s16le", "--rate=44100", "--channels=1", &file]);
+        bench.wav()
+    };
+    let once = play();
+    same(&once, &play());
+    let samples: Vec<f32> = once.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    assert!((144_000..144_200).contains(&samples.len()), "{} samples", samples.len());
+    let ideal = |n: usize| (n as f64 * std::f64::consts::TAU * 997.0 / 48_000.0).sin() * 16_000.0 / 32_768.0;
+    let worst = (1000..143_000).map(|n| (f64::from(samples[n]) - ideal(n)).abs()).fold(0.0, f64::max);
+    assert!(worst < 1.0 / 30_000.0, "off by {worst}");
+}
+
+#[test]
+fn parec_records_what_paplay_plays() {
+    rig::requires!("paplay", "parec", "pactl");
+    for (source, format, bytes) in
+        [("loopbox.mic", "s16le", noise(48_000 * 4)), ("loopbox.monitor", "float32le", float_noise(48_000 * 2))]
+    {
+        let bench = Bench::new("");
+        let format = format!("--format={format}");
+        let words = ["--raw", "--rate=48000", "--channels=2", &format];
+        let recorder = bench.recorder("parec", &[&words[..], &["-d", source, "--latency-msec=5"]].concat());
+        let file = bench.file("in.raw", &bytes);
+        bench.run("paplay", &[&words[..], &["--latency-msec=400", &file]].concat());
+        same(&recorder.heard(bytes.len()), &bytes);
+    }
+}
+
+#[test]
+fn aplay_and_arecord_by_the_plugin_of_alsa() {
+    rig::requires!("aplay", "arecord", "pactl");
+    let mut bench = Bench::new("");
+    let bytes = noise(48_000 * 4);
+    let words = ["-q", "-t", "raw", "-f", "S16_LE", "-r", "48000", "-c", "2"];
+    let recorder = bench.recorder("arecord", &words);
+    let file = bench.file("in.raw", &bytes);
+    bench.run("aplay", &[&words[..], &[&file]].concat());
+    same(&recorder.heard(bytes.len()), &bytes);
+    same(&bench.wav()[..bytes.len()], &bytes);
+}
+
+#[test]
+fn ffmpeg_both_ways() {
+    rig::requires!("ffmpeg", "pactl");
+    let mut bench = Bench::new("");
+    let bytes = noise(48_000 * 4);
+    let format = ["-f", "s16le", "-ar", "48000", "-ac", "2"];
+    let quiet = ["-v", "error", "-nostdin"];
+    let input = ["-f", "pulse", "-sample_rate", "48000", "-channels", "2", "-i", "loopbox.mic"];
+    let recorder = bench.recorder("ffmpeg", &[&quiet[..], &input, &format, &["-flush_packets", "1", "-"]].concat());
+    // It does not drain: what it has written ahead when it ends is never heard.
+    let file = bench.file("in.raw", &[&bytes[..], &bytes].concat());
+    let output = ["-f", "pulse", "-buffer_duration", "200", "loopbox"];
+    bench.run("ffmpeg", &[&quiet[..], &format, &["-i", &file], &output].concat());
+    same(&recorder.heard(bytes.len()), &bytes);
+    same(&bench.wav()[..bytes.len()], &bytes);
+}
+
+#[test]
+fn sox_both_ways() {
+    rig::requires!("sox", "pactl");
+    let mut bench = Bench::new("");
+    let bytes = noise(48_000 * 4);
+    let format = ["-t", "raw", "-e", "signed-integer", "-b", "16", "-r", "48000", "-c", "2"];
+    let device = ["-t", "pulseaudio", "default"];
+    let heard = bench.scratch.join("heard.raw").to_str().unwrap().to_owned();
+    let record = [&["-q", "-r", "48000", "-c", "2"][..], &device, &format, &[&heard, "trim", "0", "3"]].concat();
+    let mut recorder = bench.command("sox", &record).spawn().unwrap();
+    rig::wait_until("sox's stream", || !bench.run("pactl", &["list", "short", "source-outputs"]).is_empty());
+    let file = bench.file("in.raw", &bytes);
+    bench.run("sox", &[&["-q", "-D"][..], &format, &[&file], &device].concat());
+    assert!(recorder.wait().unwrap().success());
+    let heard = std::fs::read(heard).unwrap();
+    let first = heard.iter().position(|byte| *byte != 0).unwrap();
+    same(&heard[first..first + bytes.len()], &bytes);
+    same(&bench.wav()[..bytes.len()], &bytes);
+}
+
+#[test]
+fn espeak_speaks_in_no_time_and_twice_the_same() {
+    rig::requires!("espeak-ng");
+    let speak = || {
+        let mut bench = Bench::new("clock=free,channels=1,rate=22050");
+        bench.run("espeak-ng", &["one two three four five six seven eight nine ten"]);
+        bench.wav()
+    };
+    let wav = speak();
+    assert!(wav.len() > 22_050 * 2, "{} bytes", wav.len());
+    same(&wav, &speak());
+}
+
+#[test]
+fn a_sample_is_uploaded_played_and_removed() {
+    rig::requires!("pactl");
+    let mut bench = Bench::new("clock=free,channels=1");
+    let mut writer = {
+        let spec = sound::pcm::Spec { format: sound::pcm::Format::S16le, channels: 1, rate: 48_000 };
+        sound::wav::Writer::create(&bench.scratch.join("bell.wav"), spec, &sound::pcm::default_map(1)).unwrap()
+    };
+    let bytes = noise(20_000);
+    writer.write(&bytes).unwrap();
+    let path: PathBuf = bench.scratch.join("bell.wav");
+    bench.run("pactl", &["upload-sample", path.to_str().unwrap(), "bell"]);
+    assert!(bench.run("pactl", &["list", "short", "samples"]).contains("bell"));
+    bench.run("pactl", &["play-sample", "bell"]);
+    rig::wait_until("the end of the sample", || bench.run("pactl", &["list", "short", "sink-inputs"]).is_empty());
+    bench.run("pactl", &["remove-sample", "bell"]);
+    assert!(!rig::output(&mut bench.command("pactl", &["play-sample", "bell"])).status.success());
+    same(&bench.wav(), &bytes);
+}
