@@ -38,6 +38,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("getfattr", "attr"),
     ("mksquashfs", "squashfs-tools"),
     ("unsquashfs", "squashfs-tools"),
+    ("pactl", "pulseaudio-utils"),
+    ("paplay", "pulseaudio-utils"),
+    ("parec", "pulseaudio-utils"),
+    ("aplay", "alsa-utils"),
+    ("arecord", "alsa-utils"),
 ];
 
 /// Whether a missing peer is a failure: under `cargo xtask test` and in CI.

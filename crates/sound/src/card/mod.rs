@@ -6,6 +6,7 @@
 //!              │◄─────── Engine::outgoing, heard, due       replies, the mix, when it wants to be called again
 //! ```
 
+mod create;
 mod dispatch;
 mod driver;
 mod engine;
@@ -169,4 +170,28 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// A client that sends `data`, in pieces, to a card whose clock is free or real: nothing of it makes the card panic, and
+/// what it holds stays bounded. For fuzzing.
+pub fn fuzz(data: &[u8]) {
+    crate::pulse::fuzz(data);
+    let (first, rest) = data.split_first().unwrap_or((&0, &[]));
+    let clock = if first & 1 == 0 { Clock::REAL } else { Clock::Free };
+    let mut engine = Engine::new(Options { clock, ..Options::default() });
+    let Some(client) = engine.connect() else { return };
+    let mut now = Now::default();
+    for piece in rest.chunks(usize::from(first >> 1) * 16 + 16) {
+        engine.receive(now, client, piece);
+        now.nanos += 1_000_000;
+        engine.advance(now);
+        let _ = (engine.due(), engine.heard());
+        if engine.is_over(client) {
+            break;
+        }
+        if let Some(outgoing) = engine.outgoing(client) {
+            outgoing.clear();
+        }
+    }
+    engine.disconnect(client);
 }

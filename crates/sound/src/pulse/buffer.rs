@@ -298,7 +298,9 @@ mod tests {
             let settled = Attributes { maxlength: value, tlength: value, prebuf: value, minreq: value }.settle(&spec);
             assert!(settled.tlength <= settled.maxlength && settled.prebuf <= settled.tlength, "{value}: {settled:?}");
             assert!(
-                settled.tlength >= 2 * settled.minreq && settled.tlength % 4 == 0 && settled.maxlength <= MAXLENGTH
+                settled.tlength >= 2 * settled.minreq
+                    && settled.tlength.is_multiple_of(4)
+                    && settled.maxlength <= MAXLENGTH
             );
         }
     }

@@ -176,7 +176,7 @@ mod tests {
                     Frame::Packet(packet) => packets.push(packet),
                     Frame::Samples { channel, seek, length, bytes } => {
                         assert_eq!((channel, length), (3, 5));
-                        assert_eq!(seek.is_some(), samples.len() % 5 == 0);
+                        assert_eq!(seek.is_some(), samples.len().is_multiple_of(5));
                         samples.extend_from_slice(bytes);
                     }
                 }

@@ -144,6 +144,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Answers that make no difference here.
+    pub fn skip_bools(&mut self, count: usize) -> Result<()> {
+        (0..count).try_for_each(|_| self.bool().map(|_| ()))
+    }
+
     /// A text, or none. What is not UTF-8 is replaced.
     pub fn text(&mut self) -> Result<Option<String>> {
         match self.bytes()? {
