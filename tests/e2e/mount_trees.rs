@@ -77,7 +77,7 @@ fn ext4_between_an_offset_and_a_limit_is_seen_from_user_space() {
     requires!("mke2fs", "sfdisk", "tar", "fusermount3");
     requires_root!();
     requires_kernel!(Path::new("/dev/fuse").exists(), "FUSE");
-    let disk = ext4_files::disk("ext4");
+    let disk = ext4_files::disk("ext4", false);
     let tree = ext4_files::kept(of_folder(&disk.tree), User::Myself);
     let session = Session::new(User::Ordinary, "between");
     shell(&session, "mkdir $0/mnt");
@@ -109,7 +109,7 @@ fn a_mount_of_the_kernel_that_is_in_use_is_said_to_be() {
     requires!("mke2fs", "sfdisk", "sleep");
     requires_root!();
     requires_kernel!(rig::have_filesystem("ext4") && Path::new("/dev/loop-control").exists(), "ext4 or loop devices");
-    let disk = ext4_files::disk("ext4");
+    let disk = ext4_files::disk("ext4", false);
     let session = Session::new(User::Myself, "kernel");
     let point = session.join("mnt");
     fs::create_dir(&point).unwrap();
