@@ -200,6 +200,8 @@ fn copied_rows(program: &Path, images: &Images) -> Vec<Row> {
     let fresh = || {
         let _ = fs::remove_dir_all(&out);
         fs::create_dir(&out).unwrap();
+        // What the contender before wrote is not written back at this one's cost.
+        rustix::fs::sync();
     };
     let mut rows = Vec::new();
     for (format, image) in [("ext4", &images.ext4), ("iso", &images.iso)] {

@@ -22,7 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ffmpeg", "sound played and recorded as a stream"),
     ("fio", "load on a device, verified"),
     ("fuse3", "fusermount3: mounts of an ordinary user"),
-    ("genisoimage", "ISO images"),
+    ("genisoimage", "ISO images, mkzftree"),
     ("genromfs", "romfs images"),
     ("iperf3", "throughput as others measure it"),
     ("iproute2", "ip, ss: the interface and its sockets as others show them"),
@@ -49,7 +49,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("util-linux", "losetup, setpriv, unshare, blkid"),
     ("xfsprogs", "mkfs.xfs"),
     ("xorriso", "ISO images"),
-    ("zisofs-tools", "mkzftree: compressed files in ISO images"),
 ];
 
 /// The ordinary user of the tests; the rig has the same name.
@@ -68,7 +67,8 @@ pub fn install(packages: &[&str]) -> Result {
     eprintln!("xtask: installing what the tests compare with: {}", missing.join(" "));
     shell::run(&mut privileged("apt-get", &["update", "-qq"])?)?;
     let words = [&["install", "-y", "-qq", "--no-install-recommends"], &missing[..]].concat();
-    shell::run(privileged("apt-get", &words)?.env("DEBIAN_FRONTEND", "noninteractive"))
+    // RUNLEVEL: servers among them are not started (invoke-rc.d); tests start their own.
+    shell::run(privileged("apt-get", &words)?.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))
 }
 
 /// Packages, user, and an open /dev/fuse as ordinary distributions have it.

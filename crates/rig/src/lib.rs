@@ -34,7 +34,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdsh", "python3-libnbd"),
-    ("mkzftree", "zisofs-tools"),
+    ("mkzftree", "genisoimage"),
     ("getfattr", "attr"),
     ("mksquashfs", "squashfs-tools"),
     ("unsquashfs", "squashfs-tools"),
