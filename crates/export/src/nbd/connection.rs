@@ -28,8 +28,8 @@ const WORKERS: usize = 16;
 const INPUT_BYTES: usize = 256 << 10;
 /// Memory for input and for output that is kept from one request to the next.
 const KEPT_BYTES_MAX: usize = 2 << 20;
-/// Output that is written although more requests are there.
-const OUTPUT_BYTES: usize = 1 << 20;
+/// Output that is written although more requests are there: the client reads while the next is made.
+const OUTPUT_BYTES: usize = 256 << 10;
 /// Requests that wait for a worker; more are waited for by the thread that reads.
 const QUEUE_MAX: usize = 128;
 /// Bytes of their payloads; one request alone may have more.

@@ -24,6 +24,8 @@ use super::{CONNECTIONS_MAX, Export};
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 /// How long clients are given to take their last answers when the server ends.
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
+/// Bytes of answers that a unix socket is asked to hold.
+const SOCKET_BYTES: usize = 1 << 20;
 /// How long nobody is accepted after it failed, for lack of descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -463,12 +465,16 @@ impl Stream {
         either!(self, stream => stream.as_fd())
     }
 
-    /// Blocking, without delays, and noticing a machine that is gone.
+    /// Blocking, without delays, with room, and noticing a machine that is gone.
     fn prepare(&self) -> std::io::Result<()> {
         either!(self, stream => stream.set_nonblocking(false))?;
-        if let Self::Tcp(stream) = self {
-            stream.set_nodelay(true)?;
-            rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+        match self {
+            // The kernel takes what its limit allows of it.
+            Self::Unix(stream) => rustix::net::sockopt::set_socket_send_buffer_size(stream, SOCKET_BYTES)?,
+            Self::Tcp(stream) => {
+                stream.set_nodelay(true)?;
+                rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+            }
         }
         Ok(())
     }
