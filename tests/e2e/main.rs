@@ -22,3 +22,4 @@ mod net_names;
 mod net_run;
 mod net_show;
 mod serve;
+mod squashfs;
