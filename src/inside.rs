@@ -83,9 +83,37 @@ impl Inside {
 /// # Errors
 /// `Unsupported` where there is none; `Invalid`, with what to type, where several partitions hold one.
 pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> Result<Arc<dyn FileSystem>> {
+    let open = |device: Arc<dyn BlockDevice>| {
+        let fs = fs::open(device)?;
+        Ok(Found { name: fs.name(), label: fs.label(), holds: fs })
+    };
+    find(spec, device, typed, &open)
+}
+
+/// What a device, or a partition, turned out to hold.
+pub struct Found<T> {
+    /// Its file system, as `mount -t` has it.
+    pub name: &'static str,
+    /// Its label; empty where it has none.
+    pub label: String,
+    /// What the caller wants of it.
+    pub holds: T,
+}
+
+/// What `open` finds on the whole device, or else on the one partition on which it finds something; it answers
+/// `Unsupported` where there is nothing that it knows. `typed` as for [`file_system`].
+///
+/// # Errors
+/// As [`file_system`].
+pub fn find<T>(
+    spec: &Spec,
+    device: Arc<dyn BlockDevice>,
+    typed: &OsStr,
+    open: &dyn Fn(Arc<dyn BlockDevice>) -> Result<Found<T>>,
+) -> Result<T> {
     let unknown = match open(Arc::clone(&device)) {
         Err(error) if error.kind() == Kind::Unsupported => error,
-        other => return other.context(|| spec.to_string()),
+        other => return other.map(|found| found.holds).context(|| spec.to_string()),
     };
     let Some(table) = partition::read(&*device).context(|| spec.to_string())? else {
         return Err(unknown.context(spec.to_string()));
@@ -95,7 +123,7 @@ pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> 
         let Ok((start, len)) = partition.range(device.size()) else { continue };
         let window: Arc<dyn BlockDevice> = Arc::new(Window::new(Arc::clone(&device), start, len)?);
         match open(window) {
-            Ok(fs) => found.push((partition, fs)),
+            Ok(holds) => found.push((partition, holds)),
             // One that is damaged is one that could be meant.
             Err(error) if error.kind() != Kind::Unsupported => {
                 if table.partitions.len() == 1 {
@@ -108,7 +136,7 @@ pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> 
     if found.len() > 1 {
         let ways: Vec<String> = found
             .iter()
-            .map(|(partition, fs)| {
+            .map(|(partition, holds)| {
                 let mut named = spec.clone();
                 named.steps.push(Step::Partition(Selector::Number(partition.number)));
                 let mut word = named.to_os_string();
@@ -116,18 +144,17 @@ pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> 
                     word.push(":");
                     word.push(path);
                 }
-                let label = fs.label();
-                let label =
-                    if label.is_empty() { String::new() } else { format!(" {}", print::escaped(label.as_bytes())) };
+                let label = print::escaped(holds.label.as_bytes());
+                let label = if label.is_empty() { label } else { format!(" {label}") };
                 let size = print::size(partition.size_bytes);
-                format!("`{}` ({}{label}, {size})", command_with(typed, &word), fs.name())
+                format!("`{}` ({}{label}, {size})", command_with(typed, &word), holds.name)
             })
             .collect();
         let context = format!("{spec}: {} partitions hold files, name one: {}", found.len(), ways.join(", "));
         return Err(Error::new(Kind::Invalid, context));
     }
     match found.pop() {
-        Some((_, fs)) => Ok(fs),
+        Some((_, found)) => Ok(found.holds),
         None => {
             let numbers: Vec<String> = table
                 .partitions
@@ -151,8 +178,4 @@ fn command_with(typed: &OsStr, word: &OsStr) -> String {
         print::for_shell(word.as_bytes())
     });
     std::iter::once("loopbox".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
-}
-
-fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn FileSystem>> {
-    fs::open(device)
 }

@@ -1,6 +1,6 @@
 //! `loopbox mount`: the file system of an image becomes a part of the tree.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::{Result, Status};
+use crate::inside::Found;
 use crate::print;
 use crate::stack::{Access, Stack};
 
@@ -73,12 +74,34 @@ pub fn run(args: &Args) -> Result {
     let asked = asked(args, &mut spec)?;
     let by_kernel = !args.user && !args.foreground && loop_device::Control::open().is_ok();
     let stack = Stack::open(&spec, Access::Read)?;
-    if by_kernel && let Some(kind) = kernel_kind(stack.device.as_ref())? {
-        mount_by_kernel(args, &asked, &stack, kind)?;
-    } else {
-        serve(args, &asked, &stack)?;
+    match by_kernel.then(|| for_kernel(&stack, &args.image)).transpose()?.flatten() {
+        Some((device, kind)) => mount_by_kernel(args, &asked, &Stack { device, ..stack }, kind)?,
+        None => serve(args, &asked, &stack)?,
     }
     Ok(Status::Done)
+}
+
+/// The device, or the one partition of it, that holds files, and the name of its file system when the kernel knows it;
+/// `None` where it does not.
+fn for_kernel(stack: &Stack, typed: &OsStr) -> block::Result<Option<(Arc<dyn BlockDevice>, &'static str)>> {
+    let known = std::fs::read_to_string("/proc/filesystems").context(|| "/proc/filesystems")?;
+    let is_known = |name: &str| known.lines().any(|line| !line.starts_with("nodev") && line.trim() == name);
+    let open = |device: Arc<dyn BlockDevice>| {
+        let found = fs::identify::identify(&device)?;
+        let found = found.ok_or_else(|| Error::new(Kind::Unsupported, "no file system"))?;
+        let by_kernel = is_known(found.name);
+        if !by_kernel {
+            // It counts among the partitions when loopbox reads it.
+            fs::open(device.clone())?;
+        }
+        let holds = by_kernel.then_some((device, found.name));
+        Ok(Found { name: found.name, label: found.label, holds })
+    };
+    match crate::inside::find(&stack.spec, Arc::clone(&stack.device), typed, &open) {
+        // Said again, and better, by who serves it.
+        Err(error) if error.kind() != Kind::Invalid => Ok(None),
+        other => other,
+    }
 }
 
 /// Takes the options apart: those of the mount, and those of the image, which go behind what is in `spec`.
@@ -135,14 +158,6 @@ fn asked(args: &Args, spec: &mut Spec) -> block::Result<Asked> {
 fn is_ours(option: &str) -> bool {
     const OURS: &[&str] = &["uid", "gid", "umask", "fmask", "dmask", "allow_other", "default_permissions"];
     OURS.contains(&option.split('=').next().unwrap_or(option))
-}
-
-/// The name under which the kernel knows the file system of a device, if it does.
-fn kernel_kind(device: &dyn BlockDevice) -> block::Result<Option<&'static str>> {
-    let Some(found) = fs::identify::identify(device)? else { return Ok(None) };
-    let known = std::fs::read_to_string("/proc/filesystems").context(|| "/proc/filesystems")?;
-    let is_known = known.lines().any(|line| !line.starts_with("nodev") && line.trim() == found.name);
-    Ok(Some(found.name).filter(|_| is_known))
 }
 
 fn serve(args: &Args, asked: &Asked, stack: &Stack) -> block::Result<()> {

@@ -216,7 +216,14 @@ fn root_mounts_by_the_kernel_what_it_knows() {
 fn the_partition_that_holds_files_is_found() {
     requires!("sfdisk", "mkfs.ext4", "dd", "diff", "fusermount3");
     requires_kernel!(have_fuse(), "FUSE");
-    let session = Session::new(User::Ordinary, "partition");
+    for user in [User::Myself, User::Ordinary] {
+        partition_found(user);
+    }
+}
+
+fn partition_found(user: User) {
+    let session = Session::new(user, "partition");
+    let by_kernel = user == User::Myself && rig::is_root() && rig::have_filesystem("ext4");
     let script = "set -e; cd $0; mkdir -p tree/a mnt; echo hello > tree/a/file; ln -s a/file tree/link
                   truncate -s 24M disk.img; truncate -s 16M part.img
                   printf 'label: gpt\\nsize=2M\\nsize=16M\\n' | sfdisk -q disk.img
@@ -226,6 +233,8 @@ fn the_partition_that_holds_files_is_found() {
     for image in ["disk.img", "disk.img,partition=2", "disk.img,offset=3M"] {
         session.done([Path::new("mount"), &session.join(image), &session.join("mnt")]);
         shell("diff -r --exclude=lost+found $0/tree $0/mnt && test \"$(readlink $0/mnt/link)\" = a/file");
+        let kind = run_command(session.command("findmnt").args(["-n", "-o", "FSTYPE"]).arg(session.join("mnt")));
+        assert_eq!(kind.trim() == "ext4", by_kernel, "{kind}");
         session.done([Path::new("umount"), &session.join("mnt")]);
     }
 }
