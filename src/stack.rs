@@ -33,6 +33,8 @@ pub struct Stack {
     pub backing: Arc<FileBacking>,
     /// The device at the top.
     pub device: Arc<dyn BlockDevice>,
+    /// First byte of the file that is byte 0 of the device, where the device is nothing but a part of the file.
+    pub start_byte: Option<u64>,
 }
 
 impl Stack {
@@ -44,10 +46,13 @@ impl Stack {
     pub fn open(spec: &Spec, access: Access) -> Result<Self> {
         let backing = Arc::new(open_backing(spec, access)?);
         let mut device: Arc<dyn BlockDevice> = backing.clone();
+        let mut start_byte = Some(0_u64);
         for step in &spec.steps {
-            device = stacked(device, step).context(|| spec.to_string())?;
+            let (above, start) = stacked(device, step).context(|| spec.to_string())?;
+            device = above;
+            start_byte = start_byte.zip(start).and_then(|(below, start)| below.checked_add(start));
         }
-        Ok(Self { spec: spec.clone(), backing, device })
+        Ok(Self { spec: spec.clone(), backing, device, start_byte })
     }
 }
 
@@ -72,20 +77,20 @@ fn open_backing(spec: &Spec, access: Access) -> Result<FileBacking> {
     }
 }
 
-/// One step on top of a device.
-fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<Arc<dyn BlockDevice>> {
-    let window = |start: u64, len: u64| -> Result<Arc<dyn BlockDevice>> {
-        Ok(Arc::new(Window::new(Arc::clone(&device), start, len)?))
+/// One step on top of a device; and which byte of the device is its first, where it is a part of the device.
+fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
+    let window = |start: u64, len: u64| -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
+        Ok((Arc::new(Window::new(Arc::clone(&device), start, len)?), Some(start)))
     };
     let size = device.size();
     match step {
-        Step::ReadOnly => Ok(Arc::new(ReadOnly::new(device))),
+        Step::ReadOnly => Ok((Arc::new(ReadOnly::new(device)), Some(0))),
         Step::Offset(offset) if *offset > size => {
             let context = format!("offset {offset} of an image of {size} bytes");
             Err(Error::new(Kind::OutOfRange, context))
         }
         Step::Offset(offset) => window(*offset, size - offset),
-        Step::SizeLimit(0) => Ok(device),
+        Step::SizeLimit(0) => Ok((device, Some(0))),
         Step::SizeLimit(limit) => window(0, size.min(*limit)),
         Step::Partition(selector) => {
             let table = format::partition::read(&device)?;
@@ -102,17 +107,17 @@ fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<Arc<dyn BlockDev
         Step::Overlay(None) => {
             let layout = Layout::new(size)?;
             let changes = Memory::new(layout.size())?;
-            Ok(Arc::new(Overlay::volatile(device, changes, layout)?))
+            Ok((Arc::new(Overlay::volatile(device, changes, layout)?), None))
         }
         Step::Overlay(Some(file)) => {
             let changes = match FileBacking::open(file, Open::WRITE) {
                 Err(error) if error.kind() == Kind::NotFound => FileBacking::create(file, Layout::new(size)?.size())?,
                 opened => opened?,
             };
-            Ok(Arc::new(Overlay::open_or_create(device, changes)?))
+            Ok((Arc::new(Overlay::open_or_create(device, changes)?), None))
         }
         // These speak of the file, or of how its bytes are taken, and were heard when it was opened.
-        Step::ReadWrite | Step::Direct | Step::Block(_) | Step::Format(_) => Ok(device),
+        Step::ReadWrite | Step::Direct | Step::Block(_) | Step::Format(_) => Ok((device, Some(0))),
         other => Err(Error::new(Kind::Unsupported, format!("{other:?}"))),
     }
 }
@@ -144,6 +149,7 @@ mod tests {
         let image = image(&scratch);
         let stack = open(&format!("{image},ro,offset=4K,sizelimit=8K,offset=1K")).unwrap();
         assert_eq!((stack.device.size(), bytes(&stack, 0)), (7 << 10, 1280_u32.to_be_bytes()));
+        assert_eq!(stack.start_byte, Some(5 << 10));
         let stack = open(&format!("{image},ro,offset=1K,offset=4K,sizelimit=8K")).unwrap();
         assert_eq!((stack.device.size(), bytes(&stack, 0)), (8 << 10, 1280_u32.to_be_bytes()));
         let error = open(&format!("{image},ro,offset=65K")).unwrap_err();
@@ -160,6 +166,7 @@ mod tests {
             let stack = open(&words).unwrap();
             stack.device.write_at(b"mine", 4096).unwrap();
             assert_eq!(bytes(&stack, 4096), *b"mine");
+            assert_eq!(stack.start_byte, None);
             stack.device.flush().unwrap();
             drop(stack);
             assert_eq!(bytes(&open(&words).unwrap(), 4096), after_reopening, "{words}");

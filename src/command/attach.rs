@@ -59,9 +59,15 @@ pub fn run(args: &Args) -> Result {
 /// What the loop driver is asked for; `None` where it cannot do what the spec says.
 fn kernel_options(spec: &Spec) -> Option<loop_device::Options> {
     let mut options = loop_device::Options { partscan: true, ..loop_device::Options::default() };
-    for step in &spec.steps {
+    for (above, step) in spec.steps.iter().enumerate() {
         match step {
             Step::ReadOnly => options.read_only = true,
+            Step::Partition(_) => {
+                let below = Spec { path: spec.path.clone(), steps: spec.steps.get(..=above)?.to_vec() };
+                // What is wrong with it is said by who serves it.
+                let stack = Stack::open(&below, Access::Read).ok()?;
+                (options.offset, options.sizelimit) = (stack.start_byte?, stack.device.size());
+            }
             Step::ReadWrite | Step::Direct | Step::Format(_) => {}
             Step::Block(bytes) => options.block_size = Some(*bytes),
             Step::Offset(offset) => {

@@ -49,6 +49,20 @@ fn partitions_are_there_on_return_whatever_tables_the_kernel_knows() {
 }
 
 #[test]
+fn one_partition_is_a_loop_device_of_its_own() {
+    requires_driver!();
+    let session = Session::new(User::Myself, "loop");
+    let image = partitioned(&session);
+    let device = session.done(["attach".into(), format!("{},partition=2", image.display())]);
+    let device = device.trim_end();
+    assert!(device.starts_with("/dev/loop"), "{device}");
+    let second = std::fs::read(device).unwrap();
+    assert_eq!((second.len(), &second[..6]), (1 << 20, &b"second"[..]));
+    session.done(["detach", device]);
+    assert!(session.fails(["attach".into(), format!("{},partition=7", image.display())]).contains("partition"));
+}
+
+#[test]
 fn a_container_gets_the_nodes_that_its_dev_lacks() {
     requires_driver!();
     let session = Session::new(User::Myself, "loop-container");
