@@ -23,3 +23,4 @@ mod net_run;
 mod net_show;
 mod serve;
 mod squashfs;
+mod sound;
