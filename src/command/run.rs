@@ -1,4 +1,4 @@
-//! `loopbox run`: a command with a loopback network of its own.
+//! `loopbox run`: a command with a loopback network, and a sound card, of its own.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -69,6 +69,9 @@ pub struct Args {
     /// Write every packet to a pcapng file, or to standard output: -.
     #[arg(long, value_name = "FILE", help_heading = "Link")]
     capture: Option<PathBuf>,
+    /// Give it a sound card of its own, and write what it plays to a WAV file: out.wav, 'out.wav,format=f32,clock=free'.
+    #[arg(long, value_name = "FILE[,OPTION=VALUE]...", help_heading = "Sound")]
+    sound: Option<OsString>,
     /// Print the steps, and do none.
     #[arg(long)]
     dry_run: bool,
@@ -126,6 +129,7 @@ pub fn run(args: Args) -> Result {
     let link = link(&args)?;
     let captured = link.as_ref().and_then(|link| link.capture.clone());
     let socket = link.as_ref().map(|_| super::link::socket(std::process::id())).transpose()?;
+    let card = args.sound.as_deref().map(super::sound::Planned::new).transpose()?;
     let options = Options {
         link,
         net: match args.net {
@@ -136,6 +140,7 @@ pub fn run(args: Args) -> Result {
         hosts: args.host,
         host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         nsswitch: std::fs::read_to_string("/etc/nsswitch.conf").ok(),
+        environment: card.as_ref().map(|card| card.environment.clone()).unwrap_or_default(),
         command: args.command,
     };
     let plan = Plan::new(&options, &Starter::current())?;
@@ -148,7 +153,13 @@ pub fn run(args: Args) -> Result {
         Some(path) => Some(capture(path).map_err(|error| net::Error::io(what(path), error))?),
         None => None,
     };
-    match sandbox::spawn(&plan)?.capture_to(captured).link_at(socket).run()? {
+    let running = sandbox::spawn(&plan)?;
+    // Behind the fork, which wants one thread, and before the command, which waits for `run`.
+    let playing = card.as_ref().map(super::sound::Planned::start).transpose()?;
+    let ended = running.capture_to(captured).link_at(socket).run();
+    playing.map(sound::card::Card::stop).transpose()?;
+    drop(card);
+    match ended? {
         Ended::Exited(status) => Ok(Status::Code(status)),
         Ended::Signalled(signal) => {
             end_as(signal);

@@ -1,6 +1,7 @@
 //! `loopbox sound`: a sound card made of memory.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use sound::card::{Card, Options};
@@ -42,6 +43,65 @@ struct CardArgs {
     environment: Option<PathBuf>,
 }
 
+/// A card for one command: where it will be, and what the command has to know.
+#[derive(Debug)]
+pub struct Planned {
+    options: Options,
+    wav: PathBuf,
+    folder: PathBuf,
+    /// Variables for the command.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Planned {
+    /// From a spec, `out.wav,format=f32`, with a private folder that is gone when this is dropped.
+    ///
+    /// # Errors
+    /// An option that is wrong; no folder.
+    pub fn new(spec: &OsStr) -> sound::Result<Self> {
+        let mut options = Options::default();
+        let wav = options.parse(spec)?;
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
+        let parent = runtime.unwrap_or_else(std::env::temp_dir);
+        let mut made = None;
+        for number in 0..100 {
+            let folder = parent.join(format!("loopbox-sound-{}-{number}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+                Ok(()) => {
+                    made = Some(folder);
+                    break;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(sound::Error::io(format!("creation of {}", folder.display()), error)),
+            }
+        }
+        let what = || format!("a folder for the sound card's socket in {}", parent.display());
+        let folder = made.ok_or_else(|| sound::Error::new(sound::Kind::Busy, what()))?;
+        let mut planned = Self { options, wav, folder, environment: Vec::new() };
+        let environment = Card::environment(&planned.socket(), &planned.folder)?;
+        planned.environment = environment.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        Ok(planned)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("pulse")
+    }
+
+    /// Starts it: a thread of this process.
+    ///
+    /// # Errors
+    /// Those of [`Card::start`].
+    pub fn start(&self) -> sound::Result<Card> {
+        Card::start(self.options.clone(), &self.socket(), Some(&self.wav))
+    }
+}
+
+impl Drop for Planned {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 /// Does it.
 pub fn run(args: &Args) -> Result {
     match &args.command {
@@ -60,7 +120,7 @@ fn card(args: &CardArgs) -> Result {
     let card = Card::start(options, &args.listen, wav.as_deref())?;
     match &args.environment {
         Some(folder) => {
-            for (name, value) in card.environment(folder)? {
+            for (name, value) in Card::environment(&args.listen, folder)? {
                 print::line(&format!("{name}={}", value.display()))?;
             }
         }

@@ -88,6 +88,27 @@ fn after_a_kill_the_header_is_right_and_the_socket_can_be_had_again() {
 }
 
 #[test]
+fn run_gives_a_command_a_card_of_its_own() {
+    rig::requires!("paplay", "aplay", "pactl");
+    let session = Session::new(User::Ordinary, "sound");
+    std::fs::write(session.join("in.raw"), noise()).unwrap();
+    let file = session.join("in.raw").display().to_string();
+    let wav = format!("{},clock=free", session.join("out.wav").display());
+    let script = format!(
+        "pactl info | grep -q 'Default Source: loopbox.mic' && paplay --raw --rate=48000 {file} && \
+         aplay -q -t raw -f S16_LE -r 48000 -c 2 {file}; exit 7"
+    );
+    let output = session.output(["run", "--sound", &wav, "--", "sh", "-c", &script]);
+    assert_eq!(output.status.code(), Some(7), "{}", rig::text(&output));
+    let samples = samples(&session);
+    assert!(samples.starts_with(&noise()), "paplay: {}", rig::text(&output));
+    assert!(samples.get(400_000..).unwrap().starts_with(&noise()), "aplay: {}", rig::text(&output));
+    let plan = session.done(["run", "--dry-run", "--sound", "x.wav", "--", "true"]);
+    assert!(plan.contains("set PULSE_SERVER=unix:"), "{plan}");
+    assert!(session.fails(["run", "--sound", "x.wav,rate=1", "--", "true"]).contains("8000"));
+}
+
+#[test]
 fn a_card_that_cannot_be_says_why() {
     let session = Session::new(User::Ordinary, "sound");
     let socket = session.join("socket").to_str().unwrap().to_owned();

@@ -56,13 +56,18 @@ fn live(control: &OwnedFd, signals: &SignalFd, steps: &[Step]) -> Report {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return failed(&error.into(), 0);
     }
+    let mut environment: &[(OsString, OsString)] = &[];
     for (number, step) in steps.iter().enumerate() {
         let done = match step {
             Step::Mounts => enter_mount_namespace(),
             Step::File { path, content } => cover(path, content),
             Step::Proc => mount_proc(),
+            Step::Environment(variables) => {
+                environment = variables;
+                Ok(())
+            }
             Step::Run(command) => match go(control) {
-                true => return supervise(control, signals, command),
+                true => return supervise(control, signals, command, environment),
                 false => return Report::Signalled(Signal::KILL.as_raw()),
             },
             _ => Ok(()),
@@ -121,14 +126,21 @@ fn mount_proc() -> io::Result<()> {
     }
 }
 
-fn supervise(control: &OwnedFd, signals: &SignalFd, command: &[OsString]) -> Report {
+fn supervise(
+    control: &OwnedFd,
+    signals: &SignalFd,
+    command: &[OsString],
+    environment: &[(OsString, OsString)],
+) -> Report {
     let errno = |error: &io::Error| Report::NotStarted(error.raw_os_error().unwrap_or(2));
     let Some((program, arguments)) = command.split_first() else { return Report::NotStarted(2) };
     let child = match fork() {
         Ok(Fork::Parent(child)) => child,
         Ok(Fork::Child) => {
             // The program would inherit the mask.
-            let error = signals.unblock().err().unwrap_or_else(|| Command::new(program).args(arguments).exec());
+            let variables = environment.iter().map(|(name, value)| (name, value));
+            let run = || Command::new(program).args(arguments).envs(variables).exec();
+            let error = signals.unblock().err().unwrap_or_else(run);
             let _ = rustix::net::send(control, &errno(&error).to_bytes(), SendFlags::NOSIGNAL);
             std::process::exit(127)
         }

@@ -61,6 +61,8 @@ pub struct Options {
     pub host_name: String,
     /// The machine's `/etc/nsswitch.conf`, where there is one.
     pub nsswitch: Option<String>,
+    /// Variables for the command, over those that this process has.
+    pub environment: Vec<(OsString, OsString)>,
     /// The program and its arguments.
     pub command: Vec<OsString>,
 }
@@ -119,6 +121,8 @@ pub enum Step {
     },
     /// Mount a `/proc` of the new process namespace, where the machine allows it.
     Proc,
+    /// Give the command these variables.
+    Environment(Vec<(OsString, OsString)>),
     /// Run the command.
     Run(Vec<OsString>),
 }
@@ -173,6 +177,9 @@ impl Plan {
             steps.push(Step::File { path: "/etc/hosts".into(), content });
         }
         steps.push(Step::Proc);
+        if !options.environment.is_empty() {
+            steps.push(Step::Environment(options.environment.clone()));
+        }
         steps.push(Step::Run(options.command.clone()));
         Ok(Self(steps))
     }
@@ -232,6 +239,10 @@ impl fmt::Display for Step {
                 write!(f, "mount {} bytes over {}", content.len(), path.display())
             }
             Self::Proc => write!(f, "mount /proc"),
+            Self::Environment(variables) => {
+                write!(f, "set")?;
+                variables.iter().try_for_each(|(name, value)| write!(f, " {}={}", name.display(), value.display()))
+            }
             Self::Run(command) => {
                 write!(f, "run")?;
                 command.iter().try_for_each(|word| write!(f, " {}", word.display()))

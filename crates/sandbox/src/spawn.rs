@@ -114,7 +114,7 @@ pub fn spawn(plan: &Plan) -> Result<Running> {
                 let steps: Vec<Step> = plan.0.iter().skip(number).cloned().collect();
                 return start_init(signals, publish, names, link, steps);
             }
-            Step::Mounts | Step::File { .. } | Step::Proc | Step::Run(_) => break,
+            Step::Mounts | Step::File { .. } | Step::Proc | Step::Environment(_) | Step::Run(_) => break,
         }
     }
     Err(Error::new(Kind::Invalid, "a plan without process 1"))

@@ -25,7 +25,7 @@ impl Bench {
         let spec = format!("{},{options}", scratch.join("out.wav").display());
         let wav = parsed.parse(spec.trim_end_matches(',').as_ref()).unwrap();
         let card = Card::start(parsed, &scratch.join("socket"), Some(&wav)).unwrap();
-        let environment = card.environment(scratch.path()).unwrap();
+        let environment = Card::environment(card.socket(), scratch.path()).unwrap();
         Self { scratch, card: Some(card), environment }
     }
 

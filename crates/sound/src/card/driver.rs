@@ -48,12 +48,13 @@ impl Card {
         Ok(Self { socket: socket.to_owned(), stop, thread: Some(thread) })
     }
 
-    /// What programs have to find in their environment. ALSA wants a file: it is written into `folder`.
+    /// What programs have to find in their environment so that they come to the card at `socket`, which need not be
+    /// there yet. ALSA wants a file: it is written into `folder`.
     ///
     /// # Errors
     /// What the system says about the file.
-    pub fn environment(&self, folder: &Path) -> Result<Environment> {
-        let absolute = std::path::absolute(&self.socket).map_err(|error| Error::io("the path of the socket", error))?;
+    pub fn environment(socket: &Path, folder: &Path) -> Result<Environment> {
+        let absolute = std::path::absolute(socket).map_err(|error| Error::io("the path of the socket", error))?;
         let server = format!("unix:{}", absolute.display());
         let alsa = folder.join("asound.conf");
         let devices = format!("{{\n    type pulse\n    server \"{server}\"\n    hint.description \"loopbox\"\n}}\n");
