@@ -20,6 +20,8 @@ pub struct Args {
 enum Command {
     /// A sound card that listens on a socket, until it is told to end.
     Card(CardArgs),
+    /// Measure a WAV file, and say whether it is what was expected.
+    Check(CheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +43,21 @@ struct CardArgs {
     /// Write what ALSA programs need (`asound.conf`) into a folder, and print the environment for all programs.
     #[arg(long, value_name = "FOLDER")]
     environment: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Expectations: sound>0.5s, length<10s, tone=997, tone=440+-2, gaps=0, peak<-1, rms>-40 (dB of full \
+                        scale), rate=48000, channels=2. Exit status 1, and a line each, when one is not met."
+)]
+struct CheckArgs {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// What it has to be, behind commas; without, what was measured is printed.
+    #[arg(long, value_name = "EXPECTATION[,EXPECTATION]...")]
+    expect: Option<String>,
 }
 
 /// A card for one command: where it will be, and what the command has to know.
@@ -106,7 +123,29 @@ impl Drop for Planned {
 pub fn run(args: &Args) -> Result {
     match &args.command {
         Command::Card(args) => card(args),
+        Command::Check(args) => check(args),
     }
+}
+
+fn check(args: &CheckArgs) -> Result {
+    let expectations = args.expect.as_deref().map(sound::check::expectations).transpose()?;
+    let found = sound::check::measure(&args.file)?;
+    let Some(expectations) = expectations else {
+        print::line(&format!("format    {}", found.spec))?;
+        print::line(&format!("length    {:.3} s", found.length_seconds))?;
+        print::line(&format!("sound     {:.3} s", found.sound_seconds))?;
+        print::line(&format!("peak      {:.2} dB", found.peak_db))?;
+        print::line(&format!("rms       {:.2} dB", found.rms_db))?;
+        print::line(&format!("gaps      {}", found.gaps))?;
+        print::line(&format!("tone      {:.2} Hz", found.tone_hertz))?;
+        return Ok(Status::Done);
+    };
+    let mut status = Status::Done;
+    for failure in expectations.iter().filter_map(|expectation| expectation.failure(&found)) {
+        print::line(&failure)?;
+        status = Status::No;
+    }
+    Ok(status)
 }
 
 fn card(args: &CardArgs) -> Result {

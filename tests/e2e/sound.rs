@@ -103,6 +103,11 @@ fn run_gives_a_command_a_card_of_its_own() {
     let samples = samples(&session);
     assert!(samples.starts_with(&noise()), "paplay: {}", rig::text(&output));
     assert!(samples.get(400_000..).unwrap().starts_with(&noise()), "aplay: {}", rig::text(&output));
+    let wav = session.join("out.wav").display().to_string();
+    assert!(session.done(["sound", "check", &wav]).contains("s16le 2ch 48000Hz"));
+    session.done(["sound", "check", &wav, "--expect", "length>4s, rate=48000, peak>-1"]);
+    let output = session.output(["sound", "check", &wav, "--expect", "length>4s, sound<1s"]);
+    assert_eq!((output.status.code(), rig::text(&output).lines().count()), (Some(1), 1), "{}", rig::text(&output));
     let plan = session.done(["run", "--dry-run", "--sound", "x.wav", "--", "true"]);
     assert!(plan.contains("set PULSE_SERVER=unix:"), "{plan}");
     assert!(session.fails(["run", "--sound", "x.wav,rate=1", "--", "true"]).contains("8000"));

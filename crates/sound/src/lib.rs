@@ -6,6 +6,7 @@
 //! pcm         sample formats, channel maps, what a frame is
 //! mix         channels of one map into channels of another
 //! resample    one rate into another
+//! check       what is in a WAV file, and whether it was expected
 //! wav         WAV and RF64 files, right after a kill at any moment
 //! ```
 //!
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod card;
+pub mod check;
 mod error;
 pub mod mix;
 pub mod pcm;
