@@ -22,5 +22,5 @@ mod net_names;
 mod net_run;
 mod net_show;
 mod serve;
-mod squashfs;
 mod sound;
+mod squashfs;
