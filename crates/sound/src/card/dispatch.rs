@@ -1,8 +1,8 @@
 //! Commands of clients.
 
+use super::Now;
 use super::engine::{BUFFERED_MAX, Client, Engine, SINKS_MAX, Sample};
 use super::stream::{Owner, Record, Volume};
-use super::{Clock, Now};
 use crate::pulse::buffer::Attributes;
 use crate::pulse::command::{VOLUME_MAX, code, event, facility, op};
 use crate::pulse::frame::{Frame, Seek};
@@ -406,7 +406,7 @@ impl Engine {
         let now = self.wall();
         let stream = self.playbacks.get(&index).ok_or(Fault::Code(code::NOENTITY))?;
         // A stream that plays silence for want of data still plays: its read index goes on.
-        let playing = stream.playing || (stream.is_running() && matches!(self.options.clock, Clock::Real { .. }));
+        let playing = stream.playing || stream.is_running();
         reply(|packet| {
             packet.micros(0).micros(0).bool(playing).time(time).time(now);
             packet.i64(stream.buffer.write_index()).i64(stream.buffer.read_index());

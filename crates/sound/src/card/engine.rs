@@ -365,7 +365,11 @@ impl Engine {
                 Some(0) => {
                     // Whoever made the clock wait is not waited for any more until it does something.
                     self.report_underruns();
-                    self.run(BLOCK.min(u64::from(self.options.spec.rate / 100)));
+                    if self.is_reader_behind() {
+                        self.run(BLOCK);
+                    } else {
+                        self.moved = self.now.nanos;
+                    }
                 }
                 Some(frames) => {
                     self.run(frames);
@@ -470,7 +474,8 @@ impl Engine {
         }
         for (index, stream) in &mut self.playbacks {
             let Some(sink) = self.sinks.iter_mut().find(|sink| sink.index == stream.sink) else { continue };
-            played |= sink.index == 0 && stream.is_running();
+            // One that has nothing to play counts as silence until it goes on.
+            played |= sink.index == 0 && stream.is_running() && stream.frames() > 0;
             let mut own = Vec::new();
             if let Some(alone) = direct.get_mut(index) {
                 stream.play(frames, alone, &mut own);
