@@ -12,25 +12,46 @@ use crate::print;
 #[derive(Debug, Parser)]
 #[command(name = "loopbox", version, about, propagate_version = true, disable_help_subcommand = true)]
 #[command(after_help = "Exit status: 0 done, 1 the answer is no, 2 it failed.")]
-pub struct Cli {
+pub struct Cli<C: Subcommand = Command> {
     /// When to use colours.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Output")]
     pub color: print::Color,
 
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: C,
+}
+
+/// The commands that scripts call in loops. They are parsed without building the definitions of all others, which costs
+/// as much as attaching an image does.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each is documented where it is defined")]
+pub enum Loop {
+    Attach(command::attach::Args),
+    Detach(command::detach::Args),
+    List(command::list::Args),
+    Mount(command::mount::Args),
+    Umount(command::umount::Args),
+}
+
+impl Loop {
+    fn run(self) -> command::Result {
+        match self {
+            Self::Attach(args) => command::attach::run(&args),
+            Self::Detach(args) => command::detach::run(&args),
+            Self::List(args) => command::list::run(&args),
+            Self::Mount(args) => command::mount::run(&args),
+            Self::Umount(args) => command::umount::run(&args),
+        }
+    }
 }
 
 /// The commands, in the order of the help.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "each is documented where it is defined")]
 pub enum Command {
-    Attach(command::attach::Args),
-    Detach(command::detach::Args),
-    List(command::list::Args),
-    Mount(command::mount::Args),
-    Umount(command::umount::Args),
+    #[command(flatten)]
+    Loop(Loop),
     Serve(command::serve::Args),
     Info(command::info::Args),
     Ls(command::ls::Args),
@@ -54,11 +75,7 @@ pub enum Command {
 impl Command {
     fn run(self) -> command::Result {
         match self {
-            Self::Attach(args) => command::attach::run(&args),
-            Self::Detach(args) => command::detach::run(&args),
-            Self::List(args) => command::list::run(&args),
-            Self::Mount(args) => command::mount::run(&args),
-            Self::Umount(args) => command::umount::run(&args),
+            Self::Loop(command) => command.run(),
             Self::Serve(args) => command::serve::run(&args),
             Self::Info(args) => command::info::run(&args),
             Self::Ls(args) => command::ls::run(&args),
@@ -83,20 +100,32 @@ impl Command {
 
 /// The whole definition, for manual pages and completions.
 pub fn definition() -> clap::Command {
-    Cli::command()
+    Cli::<Command>::command()
+}
+
+/// The command line, or what is wrong with it.
+fn parse() -> Result<(print::Color, Command), clap::Error> {
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    // All else, and whatever is wrong, is for the whole definition.
+    if Loop::has_subcommand(&first.to_string_lossy())
+        && let Ok(cli) = Cli::<Loop>::try_parse()
+    {
+        return Ok((cli.color, Command::Loop(cli.command)));
+    }
+    Cli::<Command>::try_parse().map(|cli| (cli.color, cli.command))
 }
 
 /// Parses the command line, runs the command, prints what went wrong, and returns the exit status.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (color, command) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    print::set_color(cli.color);
-    match cli.command.run() {
+    print::set_color(color);
+    match command.run() {
         Ok(Status::Done) => ExitCode::SUCCESS,
         Ok(Status::No) => ExitCode::from(1),
         Ok(Status::Code(code)) => ExitCode::from(code),
