@@ -75,7 +75,6 @@ pub fn rows(program: &Path) -> Vec<Row> {
         rows.extend(mounted_rows(program, &images, format, image));
     }
     rows.extend(copied_rows(program, &images));
-    rows.push(attach_row(program, &images));
     rows
 }
 
@@ -261,20 +260,33 @@ fn piped(command: &str) {
     rig::run("sh", ["-c", &format!("{command} 2>/dev/null | cat > /dev/null")]);
 }
 
-fn attach_row(program: &Path, images: &Images) -> Row {
-    let image = &images.ext4;
+/// The loop driver: `loopbox attach`, and the same program called as losetup, which keeps no record of its own.
+pub fn loop_rows(program: &Path) -> Vec<Row> {
+    let scratch = rig::Scratch::new("bench-loop");
+    let image = &scratch.join("disk.img");
+    fs::File::create(image).unwrap().set_len(1 << 30).unwrap();
+    let link = scratch.join("losetup");
+    std::os::unix::fs::symlink(program, &link).unwrap();
     let shown =
         |program: &Path, words: &[&OsStr]| rig::run_command(Command::new(program).args(words)).trim().to_owned();
-    Contest::new("attach and detach, /dev/loopN", Unit::Time)
-        .timed("loopbox", || {
-            let device = shown(program, &["attach".as_ref(), image.as_ref()]);
-            shown(program, &["detach".as_ref(), device.as_ref()]);
-        })
-        .timed("losetup", || {
-            let words = ["-f", "--show"].map(OsStr::new);
-            let device = shown("losetup".as_ref(), &[&words[..], &[image.as_ref()]].concat());
-            shown("losetup".as_ref(), &["-d".as_ref(), device.as_ref()]);
-        })
-        .goal(1.0, "")
-        .run(21)
+    let by_losetup = |losetup: &Path| {
+        let device = shown(losetup, &["-f".as_ref(), "-P".as_ref(), "--show".as_ref(), image.as_ref()]);
+        shown(losetup, &["-d".as_ref(), device.as_ref()]);
+    };
+    let theirs = rig::which("losetup").unwrap();
+    vec![
+        Contest::new("loopbox attach, loopbox detach", Unit::Time)
+            .timed("loopbox", || {
+                let device = shown(program, &["attach".as_ref(), image.as_ref()]);
+                shown(program, &["detach".as_ref(), device.as_ref()]);
+            })
+            .timed("losetup -P", || by_losetup(&theirs))
+            .goal(1.0, "")
+            .run(41),
+        Contest::new("losetup -f -P, losetup -d", Unit::Time)
+            .timed("loopbox, called as losetup", || by_losetup(&link))
+            .timed("losetup -P", || by_losetup(&theirs))
+            .goal(1.0, "")
+            .run(41),
+    ]
 }

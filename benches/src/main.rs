@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 type Group = fn(&Path) -> Vec<contest::Row>;
 
 /// The subjects, by the names that `cargo xtask bench` takes.
-const GROUPS: &[(&str, Group)] = &[("disk", disk::rows), ("nbd", nbd::rows)];
+const GROUPS: &[(&str, Group)] = &[("disk", disk::rows), ("loop", disk::loop_rows), ("nbd", nbd::rows)];
 
 fn main() {
     let mut words = std::env::args().skip(1);
