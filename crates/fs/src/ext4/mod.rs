@@ -10,8 +10,8 @@
 //!             journal           transactions that were not yet written to their places, and fast commits
 //! ```
 //! One file here for each of these. A journal that holds something is replayed in memory when the file system is
-//! opened: a table of which block lies where in the journal ([`volume`]), and what fast commits changed
-//! ([`fast_commit`]); the image never changes.
+//! opened: a table of which block lies where in the journal (`volume`), and what fast commits changed
+//! (`fast_commit`); the image never changes.
 //!
 //! Callers share the file system by `&self`. What is kept is bounded by the named limits here, in caches of sixteen
 //! shards; no lock is held over a read of the device.

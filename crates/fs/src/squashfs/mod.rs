@@ -7,7 +7,7 @@
 //!  24 flags, 2 │ 26 ids, 2 │ 28 major, 2 │ 30 minor, 2 │ 32 root inode, 8 │ 40 bytes used, 8
 //!  48 ids │ 56 xattrs │ 64 inodes │ 72 directories │ 80 fragments │ 88 export       8 each; all ones: not there
 //! ```
-//! All numbers are little-endian. Inodes, directories and tables are [metadata] blocks, files are blocks of up to 1 MiB;
+//! All numbers are little-endian. Inodes, directories and tables are `metadata` blocks, files are blocks of up to 1 MiB;
 //! each block is compressed on its own, or not where it does not shrink. An [`Inode`] is the reference that the format
 //! itself uses: the position of a metadata block in the table of inodes, and below 16 bits the offset in what it unpacks
 //! to. The export table (from inode number to reference, for NFS) is not needed for that.
