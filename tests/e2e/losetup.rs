@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use export::loop_device::{Attached, Control, Device, Options, Sharing, attach, detach};
+use export::loop_device::{Attached, Control, Device, Options, Sharing, attach, bind, detach};
 use rig::{Scratch, User};
 
 use crate::session::program;
@@ -81,6 +81,20 @@ impl Pair {
         let attached: Attached = attach(image, &Options { sharing: Sharing::Allow, ..options }).unwrap();
         self.devices.push(attached.device.clone());
         attached.device.clone()
+    }
+
+    /// Attaches an image to a device whose number is so high that the driver names it to nobody as free: it may be
+    /// detached more than once.
+    fn attach_far(&mut self, image: &Path, number: u32) {
+        let control = std::fs::File::options().read(true).write(true).open("/dev/loop-control").unwrap();
+        sys::loop_device::add(&control, Some(number)).unwrap();
+        self.given.borrow_mut().insert(number);
+        let (device, open) = Device::open(number, false).unwrap();
+        let mut info = sys::loop_device::Info::ZERO;
+        info.set_file_name(image.as_os_str().as_encoded_bytes());
+        let file = std::fs::File::options().read(true).write(true).open(image).unwrap();
+        bind(&open, &file, 512, &info).unwrap();
+        self.devices.push(device);
     }
 
     /// The words of a case, quoted for a shell: `{0}` is the first device, `~` a blank. A case that begins with `$ ` is
@@ -332,14 +346,12 @@ fn what_is_attached_is_the_same() {
 #[test]
 fn what_is_changed_and_detached_is_the_same() {
     requires_losetup!();
-    let pair = Pair::new("losetup-change");
-    pair.image("disk.img", 8 << 20);
+    let mut pair = Pair::new("losetup-change");
     pair.image("other.img", 8 << 20);
-    // A number so high that nobody is given it meanwhile: it is detached more than once.
+    let image = pair.image("disk.img", 8 << 20);
     let number = 600_000 + std::process::id() % 100_000;
-    let control = std::fs::File::options().read(true).write(true).open("/dev/loop-control").unwrap();
-    sys::loop_device::add(&control, Some(number)).unwrap();
-    pair.given.borrow_mut().insert(number);
+    pair.attach_far(&image, number);
+    detach(&pair.devices[0], false).unwrap();
     let cases = [
         "losetup -b 4096 $device; losetup -l $device",
         "losetup --direct-io $device; losetup -l $device",
@@ -367,7 +379,11 @@ fn what_is_changed_and_detached_is_the_same() {
 fn detach_all_is_the_same() {
     requires_losetup!();
     for which in ["theirs", "ours"] {
-        let pair = listed("losetup-all");
+        let mut pair = Pair::new("losetup-all");
+        let image = pair.image("disk.img", 8 << 20);
+        for number in 0..3 {
+            pair.attach_far(&image, 700_000 + std::process::id() % 30_000 * 3 + number);
+        }
         let said = pair.run(which, &[pair.words("-D"), pair.words("-a"), pair.words("-Dv")]);
         for said in said {
             assert_eq!(said, "[stderr]\n[exit status]\n0\n", "{which}");
