@@ -10,6 +10,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("attr", "getfattr, setfattr: extended attributes as others see them"),
     ("bsdextrautils", "tools that tests call"),
     ("btrfs-progs", "mkfs.btrfs"),
+    ("busybox-static", "the programs of a guest"),
     ("cryptsetup-bin", "headers of encrypted volumes"),
     ("curl", "HTTP as a client sees it"),
     ("dosfstools", "mkfs.fat, fsck.fat"),
@@ -27,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iperf3", "throughput as others measure it"),
     ("iproute2", "ip, ss: the interface and its sockets as others show them"),
     ("iputils-ping", "ping"),
+    ("kmod", "depmod: modules of a guest"),
     ("libarchive-tools", "bsdtar: archives as others read them"),
     ("libasound2-plugins", "ALSA's way to PulseAudio"),
     ("libnbd-bin", "nbdinfo, nbdcopy: clients of network block devices"),
@@ -40,6 +42,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("parted", "partition tables"),
     ("pulseaudio-utils", "pactl, paplay, parec"),
     ("python3-libnbd", "nbdsh: single requests of a client"),
+    ("qemu-system-x86", "guests with a kernel of their own"),
     ("qemu-utils", "qemu-img, qemu-io"),
     ("redis-server", "a real server, and redis-benchmark"),
     ("sox", "sound played and recorded"),
@@ -49,6 +52,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("util-linux", "losetup, setpriv, unshare, blkid"),
     ("xfsprogs", "mkfs.xfs"),
     ("xorriso", "ISO images"),
+    ("xz-utils", "modules of a guest"),
 ];
 
 /// The ordinary user of the tests; the rig has the same name.

@@ -4,6 +4,7 @@
 //!   and skips it elsewhere; only what the kernel itself lacks is a skip everywhere, printed and counted.
 //! - [`Scratch`]: a folder that every user can reach, gone when dropped.
 //! - [`User`]: the same test as root and as an ordinary user.
+//! - [`guest`]: a Debian kernel in a machine of QEMU, with modules, disks and a script.
 //! - [`tree`]: a tree of files with everything awkward in it, and manifests of two trees to compare.
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
@@ -14,6 +15,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+pub mod guest;
 pub mod tree;
 
 /// The ordinary user of the tests; `cargo xtask setup` makes it.
@@ -35,6 +37,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nbdcopy", "libnbd-bin"),
     ("nbdsh", "python3-libnbd"),
     ("mkzftree", "genisoimage"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("tc", "iproute2"),
     ("getfattr", "attr"),
     ("mksquashfs", "squashfs-tools"),
     ("unsquashfs", "squashfs-tools"),
