@@ -207,8 +207,13 @@ impl FileBacking {
         Ok(())
     }
 
+    /// Bytes of the file; where they are to pass by the page cache, no descriptor that would bring them into it.
     fn file_extent(&self, offset: u64, len: u64) -> Extent<'_> {
-        Extent { len, source: Source::File { fd: self.file.as_fd(), offset } }
+        let source = match self.direct {
+            Some(_) => Source::Data,
+            None => Source::File { fd: self.file.as_fd(), offset },
+        };
+        Extent { len, source }
     }
 }
 

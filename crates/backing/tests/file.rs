@@ -141,4 +141,9 @@ fn past_the_page_cache_every_alignment_reads_and_writes_the_same_bytes() {
     }
     device.flush().unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().len(), content.len() as u64);
+
+    // Nobody who asks where the bytes are gets at them through the page cache.
+    for offset in [0, 4096, 2_999_999] {
+        assert!(matches!(device.extent_at(offset).unwrap().source, Source::Data), "at {offset}");
+    }
 }
