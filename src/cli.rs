@@ -1,6 +1,7 @@
 //! The command line: one definition a command, from which the parser, the help, the manual pages and the completions
 //! are made. A command's words stand in its own file under `command/`; this file lists them.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -22,8 +23,8 @@ pub struct Cli<C: Subcommand = Command> {
     pub command: C,
 }
 
-/// The commands that scripts call in loops. They are parsed without building the definitions of all others, which costs
-/// as much as attaching an image does.
+/// The commands that scripts call in loops. They are parsed without building the definitions of all others, and
+/// [`Loop::plain`] without any: a definition costs as much as attaching an image does.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "each is documented where it is defined")]
 pub enum Loop {
@@ -35,6 +36,21 @@ pub enum Loop {
 }
 
 impl Loop {
+    /// What a line of words alone means, when no word is an option and their number is what the definition asks for.
+    fn plain(words: &[OsString]) -> Option<Self> {
+        if words.iter().any(|word| word.is_empty() || word.as_encoded_bytes().starts_with(b"-")) {
+            return None;
+        }
+        Some(match words.split_first().map(|(name, words)| (name.to_str(), words))? {
+            (Some("attach"), [image]) => Self::Attach(command::attach::Args::of(image)),
+            (Some("detach"), disks @ [_, ..]) => Self::Detach(command::detach::Args::of(disks)),
+            (Some("list"), []) => Self::List(command::list::Args::default()),
+            (Some("mount"), [image, directory]) => Self::Mount(command::mount::Args::of(image, directory)),
+            (Some("umount"), points @ [_, ..]) => Self::Umount(command::umount::Args::of(points)),
+            _ => return None,
+        })
+    }
+
     fn run(self) -> command::Result {
         match self {
             Self::Attach(args) => command::attach::run(&args),
@@ -105,9 +121,12 @@ pub fn definition() -> clap::Command {
 
 /// The command line, or what is wrong with it.
 fn parse() -> Result<(print::Color, Command), clap::Error> {
-    let first = std::env::args_os().nth(1).unwrap_or_default();
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(command) = Loop::plain(&words) {
+        return Ok((print::Color::default(), Command::Loop(command)));
+    }
     // All else, and whatever is wrong, is for the whole definition.
-    if Loop::has_subcommand(&first.to_string_lossy())
+    if words.first().is_some_and(|first| Loop::has_subcommand(&first.to_string_lossy()))
         && let Ok(cli) = Cli::<Loop>::try_parse()
     {
         return Ok((cli.color, Command::Loop(cli.command)));
@@ -156,5 +175,42 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&definition());
+    }
+
+    #[test]
+    fn plain_words_mean_what_the_definition_says() {
+        let lines = [
+            "attach a.img,ro",
+            "detach /dev/loop3",
+            "detach a b c",
+            "list",
+            "mount a.img,partition=2 /mnt",
+            "umount /mnt",
+            "umount a b",
+        ];
+        for line in lines {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let defined = Cli::<Loop>::try_parse_from(std::iter::once("loopbox".into()).chain(words.clone())).unwrap();
+            let plain = Loop::plain(&words).expect(line);
+            assert_eq!(format!("{plain:?}"), format!("{:?}", defined.command), "{line}");
+            assert_eq!(defined.color, print::Color::default());
+        }
+        let others = [
+            "",
+            "attach",
+            "attach a b",
+            "attach --user a",
+            "detach",
+            "list x",
+            "mount a",
+            "mount a b c",
+            "umount",
+            "ls a",
+            "attach -- a",
+        ];
+        for line in others {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert!(Loop::plain(&words).is_none(), "{line}");
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Inside {
         let fs = file_system(&spec, stack.device, text)?;
         let inode = resolve(&*fs, &path, last).map_err(|error| {
             // The path alone is what a user typed: the kind says what is wrong with it.
-            let why = std::io::Error::from_raw_os_error(error.errno());
+            let why = std::io::Error::from_raw_os_error(error.kind().errno());
             let context = format!("{}:{}", image.display(), print::escaped(&path));
             if error.find::<std::io::Error>().is_some() || error.kind() == Kind::Corrupt {
                 error.context(context)

@@ -1,6 +1,6 @@
 //! `loopbox attach`: a file becomes a disk.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +41,13 @@ pub struct Args {
     /// Stay and serve it until it is detached or Ctrl-C is pressed (in user space only).
     #[arg(long)]
     foreground: bool,
+}
+
+impl Args {
+    /// `loopbox attach IMAGE`.
+    pub fn of(image: &OsStr) -> Self {
+        Self { image: image.to_owned(), user: false, read_only: false, foreground: false }
+    }
 }
 
 /// Attaches it and prints where.

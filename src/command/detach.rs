@@ -1,5 +1,6 @@
 //! `loopbox detach`: an attached image is let go.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use block::{Error, Kind};
@@ -25,6 +26,13 @@ pub struct Args {
     /// Detach also what is in use: it is gone from sight, and goes when its users do.
     #[arg(long)]
     lazy: bool,
+}
+
+impl Args {
+    /// `loopbox detach DISK …`.
+    pub fn of(disks: &[OsString]) -> Self {
+        Self { disks: disks.iter().map(PathBuf::from).collect(), all: false, lazy: false }
+    }
 }
 
 /// Detaches each, and reports those that could not be.

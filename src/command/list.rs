@@ -11,7 +11,7 @@ use super::{Result, Status};
 use crate::print::{self, Style, Table};
 
 /// List the disks that are attached, and what `loopbox mount` mounted; what dead processes left is cleaned away.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// Print JSON.
     #[arg(long)]

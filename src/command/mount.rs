@@ -57,6 +57,20 @@ pub struct Args {
     foreground: bool,
 }
 
+impl Args {
+    /// `loopbox mount IMAGE DIR`.
+    pub fn of(image: &OsStr, directory: &OsStr) -> Self {
+        Self {
+            image: image.to_owned(),
+            directory: directory.into(),
+            options: Vec::new(),
+            read_only: false,
+            user: false,
+            foreground: false,
+        }
+    }
+}
+
 /// What was asked for with `-o`.
 struct Asked {
     options: Options,

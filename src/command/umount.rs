@@ -1,5 +1,6 @@
 //! `loopbox umount`: what was mounted is taken away again.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use block::{Error, Kind};
@@ -25,6 +26,13 @@ pub struct Args {
     /// Unmount also what is in use: it is gone from sight, and goes when its users do.
     #[arg(short, long)]
     lazy: bool,
+}
+
+impl Args {
+    /// `loopbox umount DIR …`.
+    pub fn of(points: &[OsString]) -> Self {
+        Self { points: points.iter().map(PathBuf::from).collect(), all: false, lazy: false }
+    }
 }
 
 /// Unmounts each, and reports those that could not be.

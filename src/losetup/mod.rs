@@ -532,5 +532,7 @@ fn set(device: &Device, what: &str, call: impl FnOnce(&File) -> std::result::Res
 
 fn remove(device: &Device) -> Result<()> {
     let done = Control::open().and_then(|control| control.remove(device.numbers().1));
-    done.map_err(|error| said(device.path.as_os_str(), ": remove failed", Errno::from_raw_os_error(error.errno())))
+    done.map_err(|error| {
+        said(device.path.as_os_str(), ": remove failed", Errno::from_raw_os_error(error.kind().errno()))
+    })
 }

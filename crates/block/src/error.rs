@@ -1,7 +1,9 @@
 //! The one error type of the disk loop: a kind, a sentence, and where it came from.
 
 use std::borrow::Cow;
-use std::fmt;
+
+/// An error of the disk loop.
+pub type Error = error::Error<Kind>;
 
 /// The result of everything that touches a disk.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -103,92 +105,18 @@ impl Kind {
     }
 }
 
-/// What failed (a noun phrase, with numbers and units), of which [`Kind`], and what lay beneath it.
-///
-/// `Display` prints the context alone: the program walks [`std::error::Error::source`] and prints the chain once.
-pub struct Error(Box<Inner>);
-
-struct Inner {
-    kind: Kind,
-    context: Cow<'static, str>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
-}
-
-impl Error {
-    /// An error of its own: `Error::new(Kind::OutOfRange, format!("read of {len} bytes at {offset}"))`.
-    pub fn new(kind: Kind, context: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, context: context.into(), source: None }))
-    }
-
-    /// An error of the system: its kind is that of the errno. `context` says what was tried, on what.
-    pub fn io(context: impl Into<Cow<'static, str>>, source: impl Into<std::io::Error>) -> Self {
-        let source = source.into();
-        let kind = match source.raw_os_error() {
-            Some(errno) => Kind::from_errno(errno),
-            None => match source.kind() {
-                std::io::ErrorKind::NotFound => Kind::NotFound,
-                std::io::ErrorKind::PermissionDenied => Kind::Denied,
-                std::io::ErrorKind::Unsupported => Kind::Unsupported,
-                std::io::ErrorKind::InvalidInput => Kind::Invalid,
-                _ => Kind::Io,
+impl error::Kind for Kind {
+    fn of(error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => Self::from_errno(errno),
+            None => match error.kind() {
+                std::io::ErrorKind::NotFound => Self::NotFound,
+                std::io::ErrorKind::PermissionDenied => Self::Denied,
+                std::io::ErrorKind::Unsupported => Self::Unsupported,
+                std::io::ErrorKind::InvalidInput => Self::Invalid,
+                _ => Self::Io,
             },
-        };
-        Self::new(kind, context).with_source(source)
-    }
-
-    /// The same error with what caused it.
-    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
-        self
-    }
-
-    /// This error as the source of a new one of the same kind, whose context is `context`.
-    pub fn context(self, context: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(self.kind(), context).with_source(self)
-    }
-
-    /// What went wrong, in one word.
-    pub fn kind(&self) -> Kind {
-        self.0.kind
-    }
-
-    /// The errno for a kernel or a client.
-    pub fn errno(&self) -> i32 {
-        self.kind().errno()
-    }
-
-    /// The first error in the chain of sources that is a `T`: a format's own enum of corruption, say.
-    pub fn find<T: std::error::Error + 'static>(&self) -> Option<&T> {
-        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref::<T>() {
-                return Some(found);
-            }
-            next = error.source();
         }
-        None
-    }
-}
-
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.0.kind, self.0.context)?;
-        if let Some(source) = &self.0.source {
-            write!(f, ": {source:?}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.context)
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
     }
 }
 
@@ -201,15 +129,9 @@ pub trait ResultExt<T> {
     fn context<C: Into<Cow<'static, str>>>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 
-impl<T> ResultExt<T> for Result<T> {
+impl<T, R: error::Context<T, Kind>> ResultExt<T> for R {
     fn context<C: Into<Cow<'static, str>>>(self, context: impl FnOnce() -> C) -> Result<T> {
-        self.map_err(|error| error.context(context()))
-    }
-}
-
-impl<T> ResultExt<T> for std::io::Result<T> {
-    fn context<C: Into<Cow<'static, str>>>(self, context: impl FnOnce() -> C) -> Result<T> {
-        self.map_err(|error| Error::io(context(), error))
+        error::Context::context(self, context)
     }
 }
 
@@ -225,15 +147,5 @@ mod tests {
             assert_eq!(back.errno(), *errno, "{kind:?}");
         }
         assert_eq!(Kind::from_errno(9999), Kind::Io);
-    }
-
-    #[test]
-    fn the_chain_is_walked_and_the_kind_kept() {
-        let io = std::io::Error::from_raw_os_error(28);
-        let error = Error::io("write of 4096 bytes", io).context("saving");
-        assert_eq!(error.kind(), Kind::NoSpace);
-        assert_eq!(error.errno(), 28);
-        assert_eq!(error.to_string(), "saving");
-        assert_eq!(error.find::<std::io::Error>().and_then(std::io::Error::raw_os_error), Some(28));
     }
 }

@@ -85,7 +85,7 @@ fn child(mount: Mount, mut held: Held, to_parent: OwnedFd) -> Result<()> {
             let _ = ready.write_all(&[READY]);
         })
     });
-    let told = served.as_ref().err().map(|error| format!("{}\n{}", error.errno(), chain(error)));
+    let told = served.as_ref().err().map(|error| format!("{}\n{}", error.kind().errno(), chain(error)));
     let ended = end(held, served);
     if let Some(told) = told {
         let _ = errors.write_all(told.as_bytes());

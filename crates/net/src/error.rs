@@ -1,7 +1,9 @@
 //! The one error type of the network loop: a kind, a sentence, and where it came from.
 
 use std::borrow::Cow;
-use std::fmt;
+
+/// An error of the network loop.
+pub type Error = error::Error<Kind>;
 
 /// The result of everything that touches the network.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -32,8 +34,7 @@ pub enum Kind {
     Unreachable,
 }
 
-impl Kind {
-    /// The kind of an error of the system.
+impl error::Kind for Kind {
     fn of(error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         match error.kind() {
@@ -56,68 +57,6 @@ impl Kind {
     }
 }
 
-/// What failed (a noun phrase, with numbers and units), of which [`Kind`], and what lay beneath it.
-///
-/// `Display` prints the context alone: the program walks [`std::error::Error::source`] and prints the chain once.
-pub struct Error(Box<Inner>);
-
-struct Inner {
-    kind: Kind,
-    context: Cow<'static, str>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
-}
-
-impl Error {
-    /// An error of its own.
-    pub fn new(kind: Kind, context: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, context: context.into(), source: None }))
-    }
-
-    /// An error of the system. `context` says what was tried, on what.
-    pub fn io(context: impl Into<Cow<'static, str>>, source: impl Into<std::io::Error>) -> Self {
-        let source = source.into();
-        Self::new(Kind::of(&source), context).with_source(source)
-    }
-
-    /// The same error with what caused it.
-    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
-        self
-    }
-
-    /// This error as the source of a new one of the same kind, whose context is `context`.
-    pub fn context(self, context: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(self.kind(), context).with_source(self)
-    }
-
-    /// What went wrong, in one word.
-    pub fn kind(&self) -> Kind {
-        self.0.kind
-    }
-}
-
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.0.kind, self.0.context)?;
-        if let Some(source) = &self.0.source {
-            write!(f, ": {source:?}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.context)
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
-    }
-}
-
 /// Saying what was tried when something fails.
 pub trait ResultExt<T> {
     /// On failure, an [`Error`] whose context is what `context` returns and whose source is the failure.
@@ -127,21 +66,15 @@ pub trait ResultExt<T> {
     fn context<C: Into<Cow<'static, str>>>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 
-impl<T> ResultExt<T> for Result<T> {
+impl<T, R: error::Context<T, Kind>> ResultExt<T> for R {
     fn context<C: Into<Cow<'static, str>>>(self, context: impl FnOnce() -> C) -> Result<T> {
-        self.map_err(|error| error.context(context()))
+        error::Context::context(self, context)
     }
 }
 
-impl<T> ResultExt<T> for std::io::Result<T> {
-    fn context<C: Into<Cow<'static, str>>>(self, context: impl FnOnce() -> C) -> Result<T> {
-        self.map_err(|error| Error::io(context(), error))
-    }
-}
-
-impl<T> ResultExt<T> for rustix::io::Result<T> {
-    fn context<C: Into<Cow<'static, str>>>(self, context: impl FnOnce() -> C) -> Result<T> {
-        self.map_err(|error| Error::io(context(), error))
+impl error::Cause<Kind> for rustix::io::Errno {
+    fn within(self, context: Cow<'static, str>) -> Error {
+        Error::io(context, self)
     }
 }
 

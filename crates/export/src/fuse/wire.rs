@@ -199,7 +199,7 @@ impl Errno {
 
 impl From<block::Error> for Errno {
     fn from(error: block::Error) -> Self {
-        Self(error.errno())
+        Self(error.kind().errno())
     }
 }
 

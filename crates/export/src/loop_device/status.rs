@@ -6,17 +6,18 @@
 //!   queue/logical_block_size
 //!   loop/                     only while it is bound
 //!     backing_file offset sizelimit autoclear partscan dio
-//! LOOP_GET_STATUS64           who may open the node: device and inode of the file
+//! LOOP_GET_STATUS64           who may open the node: the same in one call, and device and inode of the file
 //! ```
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use block::{Error, Result};
-use sys::loop_device as driver;
+use sys::loop_device::{self as driver, Flags};
 
 use super::Device;
 
@@ -133,38 +134,50 @@ pub fn find(file: &Path) -> Result<Vec<Status>> {
 pub fn status(number: u32) -> Option<Status> {
     let folder = Device::new(number).folder();
     let backing_file = backing_file(&folder)?;
-    let number_in =
-        |name: &str| -> Option<u64> { std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok() };
+    let number_in = |name: &str| -> Option<u64> {
+        attribute(&folder.join(name), |text| std::str::from_utf8(text).ok()?.trim_ascii_end().parse().ok())
+    };
     let flag = |name: &str| number_in(name) == Some(1);
-    let (offset, sizelimit) = (number_in("loop/offset")?, number_in("loop/sizelimit")?);
+    // The driver's own word is one call; the folder has a file for each.
+    let bound = bound(number);
+    let has = |what, name: &str| bound.map_or_else(|| flag(name), |info| info.flags().contains(what));
+    let (offset, sizelimit) = match &bound {
+        Some(info) => (info.offset, info.sizelimit),
+        None => (number_in("loop/offset")?, number_in("loop/sizelimit")?),
+    };
     Some(Status {
         number,
         backing_file,
-        identity: identity(number),
+        identity: bound.map(|info| Identity { device: info.device, inode: info.inode }),
         offset,
         sizelimit,
         size: number_in("size").unwrap_or(0).saturating_mul(512),
-        autoclear: flag("loop/autoclear"),
-        partscan: flag("loop/partscan"),
+        autoclear: has(Flags::AUTOCLEAR, "loop/autoclear"),
+        partscan: has(Flags::PARTSCAN, "loop/partscan"),
         read_only: flag("ro"),
-        direct_io: flag("loop/dio"),
+        direct_io: has(Flags::DIRECT_IO, "loop/dio"),
         block_size: number_in("queue/logical_block_size").unwrap_or(512),
         sequence: number_in("diskseq"),
     })
 }
 
-/// The name of the file, as sysfs has it.
-fn backing_file(folder: &Path) -> Option<PathBuf> {
-    let mut name = std::fs::read(folder.join("loop/backing_file")).ok()?;
-    if name.last() == Some(&b'\n') {
-        name.pop();
-    }
-    Some(PathBuf::from(OsString::from_vec(name)))
+/// What `read` makes of a file of sysfs, which is one page at the most and comes whole with the first read.
+fn attribute<T>(path: &Path, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+    let mut page = [0; 4096];
+    let len = File::open(path).ok()?.read(&mut page).ok()?;
+    read(page.get(..len)?)
 }
 
-/// What the driver itself says.
-fn identity(number: u32) -> Option<Identity> {
+/// The name of the file, as sysfs has it.
+fn backing_file(folder: &Path) -> Option<PathBuf> {
+    attribute(&folder.join("loop/backing_file"), |name| {
+        Some(PathBuf::from(OsStr::from_bytes(name.strip_suffix(b"\n").unwrap_or(name))))
+    })
+}
+
+/// What the driver itself says; `None` for who may not open the device.
+fn bound(number: u32) -> Option<driver::Info> {
     let open = File::open(Device::new(number).path()).ok()?;
     let info = driver::get_status(&open).ok()?;
-    (info.number == number).then_some(Identity { device: info.device, inode: info.inode })
+    (info.number == number).then_some(info)
 }
