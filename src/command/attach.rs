@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result {
 }
 
 /// What the loop driver is asked for; `None` where it cannot do what the spec says.
-fn kernel_options(spec: &Spec) -> Option<loop_device::Options> {
+pub fn kernel_options(spec: &Spec) -> Option<loop_device::Options> {
     let mut options = loop_device::Options { partscan: true, ..loop_device::Options::default() };
     for (above, step) in spec.steps.iter().enumerate() {
         match step {
@@ -120,7 +120,7 @@ fn attach_to_kernel(spec: &Spec, options: &loop_device::Options) -> Result {
 }
 
 /// Where the partitions lie, for a kernel that does not know their table; none where there is no table to be read.
-fn spans(spec: &Spec) -> Vec<loop_device::Span> {
+pub fn spans(spec: &Spec) -> Vec<loop_device::Span> {
     let Ok(stack) = Stack::open(spec, Access::Read) else { return Vec::new() };
     let Ok(Some(table)) = partition::read(&stack.device) else { return Vec::new() };
     let span = |partition: &partition::Partition| {
@@ -183,7 +183,7 @@ fn hold(registry: &Registry, image: Image, stack: &Stack) -> block::Result<(Held
 }
 
 /// That no loop device of the kernel has the image, when one of the two writes.
-fn refuse_loop_device(image: &Path, read_only: bool) -> block::Result<()> {
+pub fn refuse_loop_device(image: &Path, read_only: bool) -> block::Result<()> {
     let Ok(found) = loop_device::find(image) else { return Ok(()) };
     match found.iter().find(|status| !(read_only && status.read_only)) {
         Some(status) => {
@@ -194,8 +194,14 @@ fn refuse_loop_device(image: &Path, read_only: bool) -> block::Result<()> {
     }
 }
 
+/// What a partition of the disk `name` is called: loop0p1, sda1.
+pub fn partition_name(name: &str, number: u32) -> String {
+    let between = if name.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
+    format!("{name}{between}{number}")
+}
+
 /// The disk, and the partitions that its table names.
-fn files(device: &Arc<dyn BlockDevice>, name: &str) -> block::Result<Vec<File>> {
+pub fn files(device: &Arc<dyn BlockDevice>, name: &str) -> block::Result<Vec<File>> {
     let mut files = vec![File { name: name.to_owned(), device: Arc::clone(device) }];
     let table = match partition::read(device) {
         Ok(table) => table,
@@ -214,7 +220,7 @@ fn files(device: &Arc<dyn BlockDevice>, name: &str) -> block::Result<Vec<File>> 
         match window {
             Ok(window) if window.size() == 0 => {}
             Ok(window) => {
-                files.push(File { name: format!("{name}p{}", partition.number), device: Arc::new(window) });
+                files.push(File { name: partition_name(name, partition.number), device: Arc::new(window) });
             }
             Err(error) => print::warning(&print::error_text(&error)),
         }

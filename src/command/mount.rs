@@ -97,7 +97,7 @@ pub fn run(args: &Args) -> Result {
 
 /// The device, or the one partition of it, that holds files, and the name of its file system when the kernel knows it;
 /// `None` where it does not.
-fn for_kernel(stack: &Stack, typed: &OsStr) -> block::Result<Option<(Arc<dyn BlockDevice>, &'static str)>> {
+pub fn for_kernel(stack: &Stack, typed: &OsStr) -> block::Result<Option<(Arc<dyn BlockDevice>, &'static str)>> {
     let known = std::fs::read_to_string("/proc/filesystems").context(|| "/proc/filesystems")?;
     let is_known = |name: &str| known.lines().any(|line| !line.starts_with("nodev") && line.trim() == name);
     let open = |device: Arc<dyn BlockDevice>| {
@@ -217,7 +217,7 @@ fn wanted(stack: &Stack, used_as: Use) -> block::Result<Wanted> {
 }
 
 /// First byte and length of the part of the file that a device is, where it is nothing but that.
-fn part(device: &dyn BlockDevice) -> Option<(u64, u64)> {
+pub fn part(device: &dyn BlockDevice) -> Option<(u64, u64)> {
     let mut at = 0;
     for _ in 0..RUNS_MAX {
         let extent = device.extent_at(at).ok()?;

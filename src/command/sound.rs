@@ -100,6 +100,11 @@ impl Planned {
         Ok(planned)
     }
 
+    /// Its private folder, which the environment names.
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("pulse")
     }

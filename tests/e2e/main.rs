@@ -21,6 +21,7 @@ mod net_link;
 mod net_names;
 mod net_run;
 mod net_show;
+mod run_files;
 mod serve;
 mod sound;
 mod squashfs;

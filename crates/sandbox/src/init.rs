@@ -1,7 +1,6 @@
 //! Process 1 of the new process namespace: mounts, starts the command, reaps, and dies with the supervisor.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
@@ -9,29 +8,33 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::{RecvFlags, SendFlags, recv};
 use rustix::process::{Signal, WaitOptions, kill_process, wait, waitpid};
 use sys::namespace::{UnshareFlags, unshare};
 use sys::process::{Fork, fork};
 use sys::signalfd::SignalFd;
 
+use crate::image::Prepared;
+use crate::mounts;
 use crate::plan::Step;
 use crate::spawn::Report;
-
-/// Where private files are made; in the new mount namespace, before the command runs, and gone when it does.
-const WORKSHOP: &str = "/tmp";
+use crate::stage::Stage;
 
 /// The parent of process 1, which does nothing else: a process that has made a namespace for its children can start no
 /// threads any more, and the supervisor needs some. Never returns.
-pub(crate) fn parent(control: &OwnedFd, signals: &SignalFd, steps: &[Step]) -> ! {
+pub(crate) fn parent(control: &OwnedFd, signals: &SignalFd, steps: &[Step], images: Vec<Prepared>) -> ! {
     let started = rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(io::Error::from)
         .and_then(|()| unshare(UnshareFlags::NEWPID))
         .and_then(|()| fork());
     match started {
-        Ok(Fork::Child) => main(control, signals, steps),
-        Ok(Fork::Parent(init)) => while let Err(rustix::io::Errno::INTR) = waitpid(Some(init), WaitOptions::empty()) {},
+        Ok(Fork::Child) => main(control, signals, steps, images),
+        Ok(Fork::Parent(init)) => {
+            // What holds a mount is process 1, and the one who serves it.
+            drop(images);
+            while let Err(rustix::io::Errno::INTR) = waitpid(Some(init), WaitOptions::empty()) {}
+        }
         Err(error) => {
             let report = Report::Failed(error.raw_os_error().unwrap_or(5), 0);
             let _ = rustix::net::send(control, &report.to_bytes(), SendFlags::NOSIGNAL);
@@ -41,14 +44,14 @@ pub(crate) fn parent(control: &OwnedFd, signals: &SignalFd, steps: &[Step]) -> !
 }
 
 /// Does the steps and never returns. Whatever happens is told through `control`.
-fn main(control: &OwnedFd, signals: &SignalFd, steps: &[Step]) -> ! {
-    let report = live(control, signals, steps);
+fn main(control: &OwnedFd, signals: &SignalFd, steps: &[Step], images: Vec<Prepared>) -> ! {
+    let report = live(control, signals, steps, images);
     let _ = rustix::net::send(control, &report.to_bytes(), SendFlags::NOSIGNAL);
     // The kernel kills all processes of the namespace with its first.
     std::process::exit(0)
 }
 
-fn live(control: &OwnedFd, signals: &SignalFd, steps: &[Step]) -> Report {
+fn live(control: &OwnedFd, signals: &SignalFd, steps: &[Step], images: Vec<Prepared>) -> Report {
     let failed = |error: &io::Error, step: usize| {
         Report::Failed(error.raw_os_error().unwrap_or(5), u32::try_from(step).unwrap_or(u32::MAX))
     };
@@ -56,27 +59,56 @@ fn live(control: &OwnedFd, signals: &SignalFd, steps: &[Step]) -> Report {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return failed(&error.into(), 0);
     }
-    let mut environment: &[(OsString, OsString)] = &[];
+    let mut stage = Stage::over_the_machine();
+    let mut environment: (bool, &[(OsString, OsString)]) = (false, &[]);
     for (number, step) in steps.iter().enumerate() {
         let done = match step {
-            Step::Mounts => enter_mount_namespace(),
-            Step::File { path, content } => cover(path, content),
-            Step::Proc => mount_proc(),
-            Step::Environment(variables) => {
-                environment = variables;
+            Step::Environment { alone, variables } => {
+                environment = (*alone, variables);
                 Ok(())
             }
-            Step::Run(command) => match go(control) {
-                true => return supervise(control, signals, command, environment),
-                false => return Report::Signalled(Signal::KILL.as_raw()),
-            },
-            _ => Ok(()),
+            Step::Run(command) => {
+                drop(images);
+                match go(control) {
+                    true => return supervise(control, signals, command, environment),
+                    false => return Report::Signalled(Signal::KILL.as_raw()),
+                }
+            }
+            other => do_step(other, &mut stage, control, &images),
         };
         if let Err(error) = done {
             return failed(&error, number);
         }
     }
     Report::Exited(0)
+}
+
+/// Does one of the steps that come before the command.
+fn do_step(step: &Step, stage: &mut Stage, control: &OwnedFd, images: &[Prepared]) -> io::Result<()> {
+    let image = |number: usize| images.get(number).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+    let told = |number: usize| {
+        let report = Report::Mounted(u32::try_from(number).unwrap_or(u32::MAX));
+        rustix::net::send(control, &report.to_bytes(), SendFlags::NOSIGNAL)?;
+        Ok(())
+    };
+    match step {
+        Step::Mounts => enter_mount_namespace(),
+        Step::Stage => stage.begin(),
+        Step::Mount(mount) => mounts::files(stage, mount, image(mount.image)?, || told(mount.image)),
+        Step::Memory { point, mode } => mounts::memory(stage, point, *mode),
+        Step::Dev { all } => mounts::dev(stage, *all),
+        Step::Device(device) => mounts::device(stage, device, image(device.image)?, || told(device.image)),
+        Step::Bind(bind) => mounts::bind(stage, bind),
+        Step::File { path, content } => mounts::cover(stage, path, content),
+        Step::Proc => mounts::proc(stage),
+        Step::GuardProc => mounts::guard_proc(stage),
+        Step::Seal => mounts::seal(stage),
+        Step::Enter => stage.enter(),
+        Step::Capabilities => give_up_capabilities(),
+        Step::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
+        Step::Directory { path, must } => change_directory(path, *must),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until the supervisor lets the command go; false when it is gone.
@@ -98,30 +130,40 @@ fn enter_mount_namespace() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts a file with this content over `path`.
-fn cover(path: &Path, content: &str) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
+/// Takes all capabilities but those that root needs over files and users of its own out of reach of every program that
+/// is run from now on.
+fn give_up_capabilities() -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+    const KEPT: CapabilitySet = CapabilitySet::CHOWN
+        .union(CapabilitySet::DAC_OVERRIDE)
+        .union(CapabilitySet::FOWNER)
+        .union(CapabilitySet::FSETID)
+        .union(CapabilitySet::KILL)
+        .union(CapabilitySet::SETGID)
+        .union(CapabilitySet::SETUID)
+        .union(CapabilitySet::SETPCAP)
+        .union(CapabilitySet::SETFCAP)
+        .union(CapabilitySet::NET_BIND_SERVICE)
+        .union(CapabilitySet::NET_RAW)
+        .union(CapabilitySet::SYS_CHROOT)
+        .union(CapabilitySet::AUDIT_WRITE);
+    for number in 0..u64::BITS {
+        let Some(capability) = CapabilitySet::from_bits(1 << number).filter(|one| !KEPT.contains(*one)) else {
+            continue;
+        };
+        match remove_capability_from_bounding_set(capability) {
+            // The kernel has no such capability.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", WORKSHOP, "tmpfs", flags, Some(c"size=1m,mode=0755"))?;
-    let made = (|| {
-        let file = Path::new(WORKSHOP).join("file");
-        fs::write(&file, content)?;
-        mount_bind(&file, path)?;
-        Ok(())
-    })();
-    // The mount over `path` keeps the file, and the file its file system.
-    unmount(WORKSHOP, UnmountFlags::DETACH)?;
-    made
+    Ok(())
 }
 
-/// A `/proc` that shows the new process namespace. Containers that hide parts of theirs forbid it; then the old one
-/// stays, whose `/proc/self` is right and whose other numbers are those of outside.
-fn mount_proc() -> io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    match mount("proc", "/proc", "proc", flags, None) {
-        Err(rustix::io::Errno::PERM) => Ok(()),
+/// Changes to a folder; without `must`, to the top where it is not there.
+fn change_directory(path: &Path, must: bool) -> io::Result<()> {
+    match rustix::process::chdir(path) {
+        Err(_) if !must => Ok(rustix::process::chdir("/")?),
         other => Ok(other?),
     }
 }
@@ -130,7 +172,7 @@ fn supervise(
     control: &OwnedFd,
     signals: &SignalFd,
     command: &[OsString],
-    environment: &[(OsString, OsString)],
+    (alone, environment): (bool, &[(OsString, OsString)]),
 ) -> Report {
     let errno = |error: &io::Error| Report::NotStarted(error.raw_os_error().unwrap_or(2));
     let Some((program, arguments)) = command.split_first() else { return Report::NotStarted(2) };
@@ -139,7 +181,13 @@ fn supervise(
         Ok(Fork::Child) => {
             // The program would inherit the mask.
             let variables = environment.iter().map(|(name, value)| (name, value));
-            let run = || Command::new(program).args(arguments).envs(variables).exec();
+            let run = || {
+                let mut command = Command::new(program);
+                if alone {
+                    command.env_clear();
+                }
+                command.args(arguments).envs(variables).exec()
+            };
             let error = signals.unblock().err().unwrap_or_else(run);
             let _ = rustix::net::send(control, &errno(&error).to_bytes(), SendFlags::NOSIGNAL);
             std::process::exit(127)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! loopbox          supervisor: new user and network namespaces; passes signals on; owns all threads
+//!   │            and serves the images that the command has mounted
 //!   └─ parent      of process 1: waits, and dies with the supervisor
 //!        └─ init   process 1 of a new process namespace: mounts, reaps; dies with its parent, and all with it
 //!             └─ COMMAND
@@ -11,8 +12,13 @@
 
 #![forbid(unsafe_code)]
 
+mod image;
 mod init;
+mod mounts;
 pub mod plan;
 mod spawn;
+mod stage;
+mod user;
 
+pub use image::Image;
 pub use spawn::{Ended, Running, spawn};

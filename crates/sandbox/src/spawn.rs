@@ -4,6 +4,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 use net::capture::Capture;
 use net::publish::Listening;
@@ -15,8 +16,10 @@ use sys::namespace::{UnshareFlags, unshare};
 use sys::process::{Fork, fork};
 use sys::signalfd::SignalFd;
 
+use crate::image::{Image, Owners, Prepared};
 use crate::init;
-use crate::plan::{LinkOptions, NAME_SERVER, Plan, Step};
+use crate::plan::{Identity, LinkOptions, NAME_SERVER, Plan, Step};
+use crate::user::{self, Inside};
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub(crate) enum Report {
     NotStarted(i32),
     /// A step failed; the errno, and which step.
     Failed(i32, u32),
+    /// An image is mounted, and wants to be served: which one.
+    Mounted(u32),
 }
 
 impl Report {
@@ -50,6 +55,7 @@ impl Report {
             Self::Stopped(signal) => (2, signal, 0),
             Self::NotStarted(errno) => (3, errno, 0),
             Self::Failed(errno, step) => (4u32, errno, step),
+            Self::Mounted(image) => (5, 0, image),
         };
         let mut bytes = [0; Self::BYTES];
         let all = kind.to_ne_bytes().into_iter().chain(number.to_ne_bytes()).chain(step.to_ne_bytes());
@@ -66,6 +72,7 @@ impl Report {
             2 => Some(Self::Stopped(number)),
             3 => Some(Self::NotStarted(number)),
             4 => Some(Self::Failed(number, word(8)?.cast_unsigned())),
+            5 => Some(Self::Mounted(word(8)?.cast_unsigned())),
             _ => None,
         }
     }
@@ -83,6 +90,9 @@ pub struct Running {
     link: Option<LinkOptions>,
     capture: Option<Capture>,
     link_socket: Option<PathBuf>,
+    images: Vec<Prepared>,
+    /// Threads whose end makes durable what was written.
+    writers: Vec<JoinHandle<block::Result<()>>>,
     steps: Vec<Step>,
 }
 
@@ -92,13 +102,18 @@ pub struct Running {
 /// # Errors
 /// [`Kind::Denied`] where the machine forbids a namespace; [`Kind::Busy`] where a published port is taken, or this
 /// process has more than one thread; those of the other steps.
-pub fn spawn(plan: &Plan) -> Result<Running> {
+pub fn spawn(plan: &Plan, images: Vec<Image>) -> Result<Running> {
     let signals = SignalFd::new(sys::signalfd::ALL).context(|| "signals")?;
+    let mut owners = Owners { real: true, one: (0, 0) };
     let (mut publish, mut names, mut link) = (Vec::new(), None, None);
     for (number, step) in plan.0.iter().enumerate() {
         match step {
             Step::Publish(what) => publish.push(Listening::open(what)?),
-            Step::User { uid, gid } => enter_user_namespace(*uid, *gid)?,
+            Step::User { identity, uid, gid, subordinate } => {
+                let one = if *identity == Identity::Root { (0, 0) } else { (*uid, *gid) };
+                let inside = user::enter(one, (*uid, *gid), *subordinate, &signals)?;
+                owners = Owners { real: inside == Inside::Several, one };
+            }
             Step::Network => enter(UnshareFlags::NEWNET, "new network namespace")?,
             Step::LoopbackUp => net::interface::set_loopback_up()?,
             Step::Sysctl { name, value } => {
@@ -112,9 +127,12 @@ pub fn spawn(plan: &Plan) -> Result<Running> {
             }
             Step::Init => {
                 let steps: Vec<Step> = plan.0.iter().skip(number).cloned().collect();
-                return start_init(signals, publish, names, link, steps);
+                let images = images.into_iter().map(|image| Prepared::new(image, owners));
+                let images = images.collect::<block::Result<Vec<_>>>().map_err(of_disk)?;
+                return start_init(signals, publish, names, link, images, steps);
             }
-            Step::Mounts | Step::File { .. } | Step::Proc | Step::Environment(_) | Step::Run(_) => break,
+            Step::Fuse(_) => {}
+            _ => break,
         }
     }
     Err(Error::new(Kind::Invalid, "a plan without process 1"))
@@ -124,17 +142,16 @@ fn enter(flags: UnshareFlags, what: &'static str) -> Result<()> {
     unshare(flags).context(|| what)
 }
 
-fn enter_user_namespace(uid: u32, gid: u32) -> Result<()> {
-    unshare(UnshareFlags::NEWUSER).context(|| {
-        "new user namespace (this machine may forbid it to ordinary users: `loopbox doctor` says what would allow it)"
-    })?;
-    // The kernel wants groups to stay as they are before an ordinary user may map its own.
-    for (file, content) in
-        [("setgroups", "deny".to_owned()), ("uid_map", format!("{uid} {uid} 1")), ("gid_map", format!("{gid} {gid} 1"))]
-    {
-        fs::write(format!("/proc/self/{file}"), content).context(|| format!("writing /proc/self/{file}"))?;
-    }
-    Ok(())
+/// An error of the disk, as one of ours.
+fn of_disk(error: block::Error) -> Error {
+    let kind = match error.kind() {
+        block::Kind::Denied | block::Kind::NotPermitted => Kind::Denied,
+        block::Kind::NotFound | block::Kind::NoDevice => Kind::NotFound,
+        block::Kind::Busy => Kind::Busy,
+        block::Kind::Unsupported => Kind::Unsupported,
+        _ => Kind::Io,
+    };
+    Error::new(kind, "images of the command").with_source(error)
 }
 
 fn start_init(
@@ -142,6 +159,7 @@ fn start_init(
     publish: Vec<Listening>,
     names: Option<(UdpSocket, net::hosts::Hosts)>,
     link: Option<LinkOptions>,
+    images: Vec<Prepared>,
     steps: Vec<Step>,
 ) -> Result<Running> {
     let (control, inner) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -149,7 +167,7 @@ fn start_init(
     match fork().context(|| "starting process 1")? {
         Fork::Child => {
             drop((control, publish, names));
-            init::parent(&inner, &signals, &steps)
+            init::parent(&inner, &signals, &steps, images)
         }
         Fork::Parent(init) => Ok(Running {
             init: Some(init),
@@ -160,6 +178,8 @@ fn start_init(
             link,
             capture: None,
             link_socket: None,
+            images,
+            writers: Vec::new(),
             steps,
         }),
     }
@@ -216,9 +236,14 @@ impl Running {
                 }
             }
             if told && let Some(ended) = self.report()? {
+                self.images.clear();
+                let written = self.writers.drain(..).try_for_each(|thread| {
+                    thread.join().unwrap_or_else(|_| Err(block::Error::new(block::Kind::Io, "thread of a disk")))
+                });
                 if let Some(link) = link {
                     link.finish()?;
                 }
+                written.map_err(|error| of_disk(error).context("writing the image"))?;
                 return Ok(ended);
             }
         }
@@ -239,8 +264,20 @@ impl Running {
             Some(Report::Signalled(signal)) => Ended::Signalled(signal),
             Some(Report::NotStarted(errno)) => Ended::NotStarted(errno),
             Some(Report::Failed(errno, step)) => {
-                let step = self.steps.get(step as usize).map(ToString::to_string).unwrap_or_default();
-                return Err(Error::io(step, std::io::Error::from_raw_os_error(errno)));
+                self.reap();
+                let step = self.steps.get(step as usize);
+                let why = step.and_then(|step| step.hint(errno)).map(|hint| format!(" ({hint})"));
+                let text = step.map(ToString::to_string).unwrap_or_default() + &why.unwrap_or_default();
+                return Err(Error::io(text, std::io::Error::from_raw_os_error(errno)));
+            }
+            Some(Report::Mounted(image)) => {
+                if let Some(Prepared::Offer { offer, .. }) = self.images.get(image as usize) {
+                    let thread = offer.serve().map_err(of_disk)?;
+                    if offer.writes() {
+                        self.writers.push(thread);
+                    }
+                }
+                return Ok(None);
             }
             // Process 1 is gone without a word: killed from outside.
             None => Ended::Signalled(KILL),

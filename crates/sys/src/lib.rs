@@ -7,6 +7,7 @@ pub mod file;
 pub mod fuse;
 pub mod io_uring;
 pub mod loop_device;
+pub mod mount;
 pub mod namespace;
 pub mod partition;
 pub mod process;

@@ -10,6 +10,7 @@ mod directory;
 mod mount;
 mod node;
 mod nodes;
+mod offer;
 mod request;
 mod session;
 mod wire;
@@ -26,6 +27,7 @@ use fs::FileSystem;
 pub use directory::Ownership;
 pub use mount::{KIND, Unmount, absolute, check_point, is_dead, unmount};
 pub use node::File;
+pub use offer::Offer;
 
 use crate::Attachment;
 use directory::Directory;
@@ -71,6 +73,21 @@ impl Options {
     }
 }
 
+/// The nodes of a file system, and the options that go with them.
+fn directory(files: Arc<dyn FileSystem>, options: &Options) -> (Box<dyn Nodes>, Options) {
+    let acl = options.check_permissions;
+    let check_permissions = options.check_permissions || options.allow_other;
+    let options = Options { read_only: true, check_permissions, ..*options };
+    (Box::new(Directory::new(files, options.ownership, acl)), options)
+}
+
+/// The nodes of a disk, and the options that go with them.
+fn disk(files: Vec<File>) -> (Box<dyn Nodes>, Options) {
+    let read_only = files.first().is_some_and(|file| file.device.limits().read_only);
+    let options = Options { read_only, noexec: true, ..Options::of_user(false) };
+    (Box::new(Disk::new(files)), options)
+}
+
 /// A mount that nobody serves yet: whoever looks into it waits.
 #[derive(Debug)]
 pub struct Mount {
@@ -84,13 +101,8 @@ impl Mount {
     /// # Errors
     /// What is wrong with the mount point; what is missing to mount.
     pub fn directory(files: Arc<dyn FileSystem>, point: &Path, source: &OsStr, options: &Options) -> Result<Self> {
-        let acl = options.check_permissions;
-        let options = Options {
-            read_only: true,
-            check_permissions: options.check_permissions || options.allow_other,
-            ..*options
-        };
-        Self::of(Box::new(Directory::new(files, options.ownership, acl)), point, source, &options)
+        let (nodes, options) = directory(files, options);
+        Self::of(nodes, point, source, &options)
     }
 
     /// Mounts a directory with a disk and its partitions on `point`. The first file is the whole disk, the others are
@@ -99,15 +111,8 @@ impl Mount {
     /// # Errors
     /// As [`Mount::directory`].
     pub fn disk(files: Vec<File>, point: &Path, source: &OsStr) -> Result<Self> {
-        let read_only = files.first().is_some_and(|file| file.device.limits().read_only);
-        let options = Options {
-            read_only,
-            noexec: true,
-            allow_other: false,
-            check_permissions: false,
-            ..Options::of_user(false)
-        };
-        Self::of(Box::new(Disk::new(files)), point, source, &options)
+        let (nodes, options) = disk(files);
+        Self::of(nodes, point, source, &options)
     }
 
     fn of(nodes: Box<dyn Nodes>, point: &Path, source: &OsStr, options: &Options) -> Result<Self> {

@@ -9,7 +9,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -95,7 +95,7 @@ pub fn absolute(point: &Path) -> std::io::Result<PathBuf> {
 /// What is missing, and what would help.
 pub fn mount(point: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd> {
     let direct = match sys::fuse::open() {
-        Ok(device) => mount_directly(device, point, source, options).map_err(Refused::Mount),
+        Ok(device) => mount_directly(device.as_fd(), point, source, options).map(|()| device).map_err(Refused::Mount),
         Err(error) => Err(Refused::Open(error)),
     };
     let refused = match direct {
@@ -104,9 +104,9 @@ pub fn mount(point: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd>
         Err(refused) => refused,
     };
     if let Refused::Open(error) = &refused
-        && error.raw_os_error() == Some(Os::NOENT.raw_os_error())
+        && is_missing(error)
     {
-        return Err(Error::new(Kind::NoDevice, "this kernel or container has no /dev/fuse"));
+        return Err(Error::new(Kind::NoDevice, MISSING));
     }
     match mount_by_program(point, source, options) {
         Ok(Some(device)) => Ok(device),
@@ -139,7 +139,33 @@ impl Refused {
     }
 }
 
-fn mount_directly(device: OwnedFd, point: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd> {
+const MISSING: &str = "this kernel or container has no /dev/fuse";
+
+fn is_missing(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(Os::NOENT.raw_os_error())
+}
+
+/// A device whose mount another process of this user namespace makes, by [`mount_directly`]: no program can help.
+///
+/// # Errors
+/// What is missing, and what would help.
+pub fn open_device() -> Result<OwnedFd> {
+    sys::fuse::open().map_err(|error| {
+        if is_missing(&error) {
+            return Error::new(
+                Kind::NoDevice,
+                format!("{MISSING} (as root: modprobe fuse; or --device /dev/fuse of the container)"),
+            );
+        }
+        Error::io("/dev/fuse is closed to this user (as root: chmod 666 /dev/fuse)", error)
+    })
+}
+
+/// Mounts a device by the one system call.
+///
+/// # Errors
+/// What the kernel said.
+pub fn mount_directly(device: BorrowedFd<'_>, point: &Path, source: &OsStr, options: &Options) -> Result<()> {
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={}",
         device.as_raw_fd(),
@@ -163,8 +189,7 @@ fn mount_directly(device: OwnedFd, point: &Path, source: &OsStr, options: &Optio
         flags.set(flag, wanted);
     }
     rustix::mount::mount(source, point, KIND, flags, data.as_c_str())
-        .map_err(|os| Error::io(format!("mount on {}", point.display()), os))?;
-    Ok(device)
+        .map_err(|os| Error::io(format!("mount on {}", point.display()), os))
 }
 
 /// `None` when there is no such program.

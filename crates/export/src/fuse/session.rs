@@ -62,6 +62,11 @@ impl Session {
         Self { device, nodes }
     }
 
+    /// The device.
+    pub fn device(&self) -> &OwnedFd {
+        &self.device
+    }
+
     /// Answers until the mount is gone, then makes what was written durable. `ready` is called when the kernel has
     /// agreed on a version: from then on the mount is usable.
     ///

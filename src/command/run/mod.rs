@@ -1,4 +1,6 @@
-//! `loopbox run`: a command with a loopback network, and a sound card, of its own.
+//! `loopbox run`: a command with disks, a loopback network and a sound card of its own.
+
+mod images;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -8,12 +10,13 @@ use net::capture::Capture;
 use net::publish::Publish;
 use net::rule::Rule;
 use sandbox::Ended;
-use sandbox::plan::{LinkOptions, Net, Options, Plan, Starter};
+use sandbox::plan::{Bind, Changes, Identity, LinkOptions, Net, Options, Plan, Root, Starter};
 
+use self::images::Images;
 use super::{Result, Status};
 use crate::print;
 
-/// Run a command with a loopback network of its own.
+/// Run a command with disks, a loopback network and a sound card of its own.
 ///
 /// Exit status: that of the command; 126 when it cannot be run, 127 when it is not found. A signal that ends the command
 /// ends loopbox as well.
@@ -72,9 +75,34 @@ pub struct Args {
     /// Give it a sound card of its own, and write what it plays to a WAV file: out.wav, 'out.wav,format=f32,clock=free'.
     #[arg(long, value_name = "FILE[,OPTION=VALUE]...", help_heading = "Sound")]
     sound: Option<OsString>,
+    /// The files of an image as the root, with /proc, /dev, /tmp and /run of its own.
+    #[arg(long, value_name = "IMAGE", help_heading = "Files")]
+    root: Option<OsString>,
+    /// The files of an image at a path that only the command sees; with IMAGE,overlay[=FOLDER] changes go to memory, or
+    /// to files in FOLDER.
+    #[arg(long, value_name = "IMAGE:PATH[,ro]", help_heading = "Files")]
+    mount: Vec<OsString>,
+    /// An image as a disk: /dev/loop0 and so on, or /dev/NAME.
+    #[arg(long, value_name = "IMAGE[:NAME]", help_heading = "Files")]
+    device: Vec<OsString>,
+    /// A file or folder of the machine, at another path or into another root.
+    #[arg(long, value_name = "HOST[:PATH][,ro]", help_heading = "Files")]
+    bind: Vec<OsString>,
+    /// Who the user is inside: `me`, as outside; `root`, of what is inside alone (the default with --root).
+    #[arg(long, value_enum, value_name = "USER", help_heading = "Command")]
+    r#as: Option<As>,
+    /// The folder that it starts in.
+    #[arg(long, value_name = "DIR", help_heading = "Command")]
+    chdir: Option<PathBuf>,
+    /// Set a variable; NAME alone: as it is outside (with --root only a few are there).
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "Command")]
+    env: Vec<OsString>,
     /// Print the steps, and do none.
     #[arg(long)]
     dry_run: bool,
+    /// Print the steps, the privilege that each uses, and what stands in for it where it is missing; and do none.
+    #[arg(long)]
+    explain: bool,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -85,6 +113,84 @@ enum Network {
     #[default]
     Private,
     Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum As {
+    Me,
+    Root,
+}
+
+/// Variables that mean the same in every root.
+const KEPT_VARIABLES: &[&str] = &["TERM", "COLORTERM", "NO_COLOR", "LANG", "LANGUAGE", "TZ"];
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the command's environment has in a root that is not the machine's.
+fn environment_of_root(is_root: bool) -> Vec<(OsString, OsString)> {
+    let (user, home) = if is_root { ("root", "/root") } else { ("", "/") };
+    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os()
+        .filter(|(name, _)| {
+            let name = name.to_string_lossy();
+            name.starts_with("LC_") || KEPT_VARIABLES.contains(&name.as_ref())
+        })
+        .collect();
+    variables.push(("PATH".into(), SEARCH_PATH.into()));
+    variables.push(("HOME".into(), home.into()));
+    if is_root {
+        variables.push(("USER".into(), user.into()));
+    }
+    variables
+}
+
+/// `NAME=VALUE`, or a variable of this process.
+fn variable(typed: &OsString) -> Option<(OsString, OsString)> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = typed.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=').and_then(|at| bytes.split_at_checked(at)) {
+        Some((name, value)) => {
+            let of = |bytes| std::ffi::OsStr::from_bytes(bytes).to_owned();
+            Some((of(name), of(value.get(1..).unwrap_or_default())))
+        }
+        None => std::env::var_os(typed).map(|value| (typed.clone(), value)),
+    }
+}
+
+/// The files that the machine's network needs in another root.
+fn network_files() -> Vec<Bind> {
+    let files = ["/etc/hosts", "/etc/resolv.conf"].map(PathBuf::from);
+    let found = files.into_iter().filter(|file| file.exists());
+    found.map(|file| Bind { from: file.clone(), to: file, read_only: true }).collect()
+}
+
+/// Fills in what the words about files say.
+fn files(args: &Args, starter: &Starter, options: &mut Options) -> std::result::Result<Images, block::Error> {
+    let mut images = Images::new(starter.privileged);
+    let mut root_files = None;
+    if let Some(image) = &args.root {
+        let mounted = images.mount(image, Path::new("/"), false)?;
+        options.nsswitch = mounted.files.as_deref().and_then(|files| images::text(files, "/etc/nsswitch.conf"));
+        options.root = Some(Root { mount: mounted.mount, lacks_points: false });
+        root_files = Some(mounted.files);
+        if options.net == Net::Host {
+            options.binds.extend(network_files());
+        }
+    }
+    for typed in &args.mount {
+        let (image, point, read_only) = images::mount_words(typed)?;
+        options.mounts.push(images.mount(&image, &point, read_only)?.mount);
+    }
+    for typed in &args.device {
+        options.devices.push(images.device(typed)?);
+    }
+    for typed in &args.bind {
+        options.binds.push(images::bind(typed)?);
+    }
+    let points = options.points();
+    if let (Some(root), Some(files)) = (&mut options.root, root_files) {
+        let has_all = files.is_some_and(|files| images::has_all(&*files, &points));
+        root.lacks_points = root.mount.changes == Changes::Refused && !has_all;
+    }
+    Ok(images)
 }
 
 fn host(text: &str) -> std::result::Result<(String, IpAddr), String> {
@@ -130,22 +236,46 @@ pub fn run(args: Args) -> Result {
     let captured = link.as_ref().and_then(|link| link.capture.clone());
     let socket = link.as_ref().map(|_| super::link::socket(std::process::id())).transpose()?;
     let card = args.sound.as_deref().map(super::sound::Planned::new).transpose()?;
-    let options = Options {
+    let starter = Starter::current();
+    let identity = match args.r#as {
+        Some(As::Me) => Identity::Keep,
+        Some(As::Root) => Identity::Root,
+        None if args.root.is_some() => Identity::Root,
+        None => Identity::Keep,
+    };
+    let mut options = Options {
         link,
         net: match args.net {
             Network::Private => Net::Private,
             Network::Host => Net::Host,
         },
-        publish: args.publish,
-        hosts: args.host,
+        publish: args.publish.clone(),
+        hosts: args.host.clone(),
         host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         nsswitch: std::fs::read_to_string("/etc/nsswitch.conf").ok(),
-        environment: card.as_ref().map(|card| card.environment.clone()).unwrap_or_default(),
-        command: args.command,
+        identity,
+        directory: args.chdir.clone(),
+        current: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+        environment_alone: args.root.is_some(),
+        command: args.command.clone(),
+        ..Options::default()
     };
-    let plan = Plan::new(&options, &Starter::current())?;
-    if args.dry_run {
-        print::bytes(plan.to_string().as_bytes())?;
+    if options.environment_alone {
+        options.environment = environment_of_root(identity == Identity::Root);
+    }
+    if let Some(card) = &card {
+        options.environment.extend(card.environment.iter().cloned());
+        if args.root.is_some() {
+            let folder = card.folder().to_owned();
+            options.binds.push(Bind { from: folder.clone(), to: folder, read_only: false });
+        }
+    }
+    options.environment.extend(args.env.iter().filter_map(variable));
+    let images = files(&args, &starter, &mut options)?;
+    let plan = Plan::new(&options, &starter)?;
+    if args.dry_run || args.explain {
+        let text = if args.explain { plan.explained() } else { plan.to_string() };
+        print::bytes(text.as_bytes())?;
         return Ok(Status::Done);
     }
     let what = |path: &PathBuf| format!("capturing to {}", path.display());
@@ -153,7 +283,7 @@ pub fn run(args: Args) -> Result {
         Some(path) => Some(capture(path).map_err(|error| net::Error::io(what(path), error))?),
         None => None,
     };
-    let running = sandbox::spawn(&plan)?;
+    let running = sandbox::spawn(&plan, images.open()?)?;
     // Behind the fork, which wants one thread, and before the command, which waits for `run`.
     let playing = card.as_ref().map(super::sound::Planned::start).transpose()?;
     let ended = running.capture_to(captured).link_at(socket).run();
