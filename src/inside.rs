@@ -87,7 +87,7 @@ pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> 
         let fs = fs::open(device)?;
         Ok(Found { name: fs.name(), label: fs.label(), holds: fs })
     };
-    find(spec, device, typed, &open)
+    find(spec, device, typed, &open).map(|(fs, _)| fs)
 }
 
 /// What a device, or a partition, turned out to hold.
@@ -100,8 +100,9 @@ pub struct Found<T> {
     pub holds: T,
 }
 
-/// What `open` finds on the whole device, or else on the one partition on which it finds something; it answers
-/// `Unsupported` where there is nothing that it knows. `typed` as for [`file_system`].
+/// What `open` finds on the whole device, or else on the one partition on which it finds something, and the first byte
+/// of the device that is a part of it. `open` answers `Unsupported` where there is nothing that it knows; `typed` as for
+/// [`file_system`].
 ///
 /// # Errors
 /// As [`file_system`].
@@ -110,10 +111,10 @@ pub fn find<T>(
     device: Arc<dyn BlockDevice>,
     typed: &OsStr,
     open: &dyn Fn(Arc<dyn BlockDevice>) -> Result<Found<T>>,
-) -> Result<T> {
+) -> Result<(T, u64)> {
     let unknown = match open(Arc::clone(&device)) {
         Err(error) if error.kind() == Kind::Unsupported => error,
-        other => return other.map(|found| found.holds).context(|| spec.to_string()),
+        other => return other.map(|found| (found.holds, 0)).context(|| spec.to_string()),
     };
     let Some(table) = partition::read(&*device).context(|| spec.to_string())? else {
         return Err(unknown.context(spec.to_string()));
@@ -123,7 +124,7 @@ pub fn find<T>(
         let Ok((start, len)) = partition.range(device.size()) else { continue };
         let window: Arc<dyn BlockDevice> = Arc::new(Window::new(Arc::clone(&device), start, len)?);
         match open(window) {
-            Ok(holds) => found.push((partition, holds)),
+            Ok(holds) => found.push((partition, start, holds)),
             // One that is damaged is one that could be meant.
             Err(error) if error.kind() != Kind::Unsupported => {
                 if table.partitions.len() == 1 {
@@ -136,7 +137,7 @@ pub fn find<T>(
     if found.len() > 1 {
         let ways: Vec<String> = found
             .iter()
-            .map(|(partition, holds)| {
+            .map(|(partition, _, holds)| {
                 let mut named = spec.clone();
                 named.steps.push(Step::Partition(Selector::Number(partition.number)));
                 let mut word = named.to_os_string();
@@ -154,7 +155,7 @@ pub fn find<T>(
         return Err(Error::new(Kind::Invalid, context));
     }
     match found.pop() {
-        Some((_, found)) => Ok(found.holds),
+        Some((_, start, found)) => Ok((found.holds, start)),
         None => {
             let numbers: Vec<String> = table
                 .partitions

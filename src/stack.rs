@@ -24,12 +24,11 @@ pub enum Access {
 }
 
 /// A spec, opened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Stack {
     /// What it was made from.
     pub spec: Spec,
     /// The file at the bottom.
-    #[allow(dead_code, reason = "for attach, which looks at the file's identity")]
     pub backing: Arc<FileBacking>,
     /// The device at the top.
     pub device: Arc<dyn BlockDevice>,
@@ -53,6 +52,14 @@ impl Stack {
             start_byte = start_byte.zip(start).and_then(|(below, start)| below.checked_add(start));
         }
         Ok(Self { spec: spec.clone(), backing, device, start_byte })
+    }
+
+    /// First byte and length of the part of the file that the device is, as the loop driver counts them (length 0: to
+    /// the end of the file); `None` where it is more than that.
+    pub fn place(&self) -> Option<(u64, u64)> {
+        let start = self.start_byte?;
+        let to_the_end = self.device.size() == self.backing.size().checked_sub(start)?;
+        Some((start, if to_the_end { 0 } else { self.device.size() }))
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use block::{BlockDevice, Error, Kind, ReadAt as _, ResultExt as _, Source};
+use block::{BlockDevice, Error, Kind, ReadAt as _, ResultExt as _};
 use export::fuse::{Mount, Options, check_point};
 use export::loop_device;
 use export::registry::{Image, Outcome, Registry, Use, Wanted};
@@ -19,9 +19,6 @@ use super::{Result, Status};
 use crate::inside::Found;
 use crate::print;
 use crate::stack::{Access, Stack};
-
-/// Runs of a device that are looked at to find where it lies in its file.
-const RUNS_MAX: usize = 1024;
 
 /// Mount the file system of an image on a directory, and return when it is usable.
 #[derive(Debug, clap::Args)]
@@ -89,15 +86,21 @@ pub fn run(args: &Args) -> Result {
     let by_kernel = !args.user && !args.foreground && loop_device::Control::open().is_ok();
     let stack = Stack::open(&spec, Access::Read)?;
     match by_kernel.then(|| for_kernel(&stack, &args.image)).transpose()?.flatten() {
-        Some((device, kind)) => mount_by_kernel(args, &asked, &Stack { device, ..stack }, kind)?,
+        Some((part, kind)) => mount_by_kernel(args, &asked, &part, kind)?,
         None => serve(args, &asked, &stack)?,
     }
     Ok(Status::Done)
 }
 
-/// The device, or the one partition of it, that holds files, and the name of its file system when the kernel knows it;
-/// `None` where it does not.
-pub fn for_kernel(stack: &Stack, typed: &OsStr) -> block::Result<Option<(Arc<dyn BlockDevice>, &'static str)>> {
+/// The stack, or that of the one partition of it, that holds files, and the name of its file system; `None` where the
+/// kernel does not know that, or where it is more than a part of the file.
+///
+/// # Errors
+/// `Invalid`, with what to type, where several partitions hold one.
+pub fn for_kernel(stack: &Stack, typed: &OsStr) -> block::Result<Option<(Stack, &'static str)>> {
+    if stack.start_byte.is_none() {
+        return Ok(None);
+    }
     let known = std::fs::read_to_string("/proc/filesystems").context(|| "/proc/filesystems")?;
     let is_known = |name: &str| known.lines().any(|line| !line.starts_with("nodev") && line.trim() == name);
     let open = |device: Arc<dyn BlockDevice>| {
@@ -114,7 +117,11 @@ pub fn for_kernel(stack: &Stack, typed: &OsStr) -> block::Result<Option<(Arc<dyn
     match crate::inside::find(&stack.spec, Arc::clone(&stack.device), typed, &open) {
         // Said again, and better, by who serves it.
         Err(error) if error.kind() != Kind::Invalid => Ok(None),
-        other => other,
+        Err(error) => Err(error),
+        Ok((found, start)) => Ok(found.map(|(device, kind)| {
+            let start_byte = stack.start_byte.and_then(|below| below.checked_add(start));
+            (Stack { device, start_byte, ..stack.clone() }, kind)
+        })),
     }
 }
 
@@ -201,14 +208,14 @@ fn serve(args: &Args, asked: &Asked, stack: &Stack) -> block::Result<()> {
 }
 
 fn wanted(stack: &Stack, used_as: Use) -> block::Result<Wanted> {
-    let part = part(stack.device.as_ref()).unwrap_or_default();
+    let (offset, sizelimit) = stack.place().unwrap_or_default();
     Ok(Wanted {
         used_as,
         image: Image::at(&stack.spec.path)?,
         spec: stack.spec.to_string(),
         read_only: true,
-        offset: part.0,
-        sizelimit: if stack.device.size() == stack.backing.size() { 0 } else { part.1 },
+        offset,
+        sizelimit,
         size: stack.device.size(),
         block: stack.device.limits().block,
         point: None,
@@ -216,26 +223,9 @@ fn wanted(stack: &Stack, used_as: Use) -> block::Result<Wanted> {
     })
 }
 
-/// First byte and length of the part of the file that a device is, where it is nothing but that.
-pub fn part(device: &dyn BlockDevice) -> Option<(u64, u64)> {
-    let mut at = 0;
-    for _ in 0..RUNS_MAX {
-        let extent = device.extent_at(at).ok()?;
-        match extent.source {
-            Source::File { offset, .. } => return Some((offset.checked_sub(at)?, device.size())),
-            Source::Hole => at += extent.len,
-            _ => return None,
-        }
-    }
-    None
-}
-
 fn mount_by_kernel(args: &Args, asked: &Asked, stack: &Stack, kind: &str) -> block::Result<()> {
     let spec = &stack.spec;
-    let is_layered = spec.steps.iter().any(|step| matches!(step, Step::Overlay(_)));
-    let Some((offset, sizelimit)) = part(stack.device.as_ref()).filter(|_| !is_layered) else {
-        return serve(args, asked, stack);
-    };
+    let Some((offset, sizelimit)) = stack.place() else { return serve(args, asked, stack) };
     let registry = Registry::of_user()?;
     let point = check_point(&args.directory)?;
     let mut read_only = asked.read_only || spec.steps.contains(&Step::ReadOnly);

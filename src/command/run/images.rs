@@ -65,8 +65,7 @@ impl Images {
         let read_only = read_only || spec.steps.contains(&Step::ReadOnly);
         let stack = Stack::open(&spec, Access::Read)?;
         let found = self.by_kernel.then(|| mount::for_kernel(&stack, image)).transpose()?.flatten();
-        let place = found.and_then(|(device, kind)| Some((mount::part(device.as_ref())?, kind)));
-        let layered = spec.steps.iter().any(|step| matches!(step, Step::Overlay(_)));
+        let place = found.and_then(|(part, kind)| Some((part.place()?, kind)));
         let number = self.open.len();
         let of = |by, changes| Mount {
             image: number,
@@ -75,16 +74,10 @@ impl Images {
             by,
             changes,
         };
-        if let Some(((offset, sizelimit), kind)) = place.filter(|_| !layered) {
-            let whole = stack.device.size() == stack.backing.size();
+        if let Some(((offset, sizelimit), kind)) = place {
             let writes = changes.is_none() && !read_only && !READ_ONLY.contains(&kind) && writable(&spec.path);
-            let options = loop_device::Options {
-                offset,
-                sizelimit: if whole { 0 } else { sizelimit },
-                read_only: !writes,
-                autoclear: true,
-                ..Default::default()
-            };
+            let options =
+                loop_device::Options { offset, sizelimit, read_only: !writes, autoclear: true, ..Default::default() };
             let files = crate::inside::file_system(&spec, Arc::clone(&stack.device), image).ok();
             let path = spec.path.clone();
             self.open.push(Box::new(move || {
