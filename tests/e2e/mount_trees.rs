@@ -140,7 +140,10 @@ fn a_mount_whose_server_died_is_unmounted() {
         let point = session.join("mnt");
         session.done([Path::new("mount"), Path::new("--user"), &disc.image, &point]);
         let list: serde_json::Value = serde_json::from_str(&session.done(["list", "--json"])).unwrap();
-        let pid = list["loopdevices"][0]["pid"].to_string();
+        // Root's list shows the loop devices of others too.
+        let rows = list["loopdevices"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"].as_str().map(Path::new) == Some(&point)).unwrap();
+        let pid = row["pid"].to_string();
         rig::run("kill", ["-9", &pid]);
         let lives = || rig::output(session.command("stat").arg("-f").arg(&point)).status.success();
         rig::wait_until("the server is dead", || !lives());
