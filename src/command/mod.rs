@@ -23,6 +23,7 @@ pub mod sound;
 pub mod tar;
 pub mod tree;
 pub mod umount;
+pub mod web;
 
 /// What a command came to, when nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 //! publish     ports of the machine that lead into it
 //! ping        ICMP echo
 //! ports       who listens, and why a connection is refused
+//! web         a server of files
 //! netlink     the sockets over which the kernel is asked and told
 //! ```
 
@@ -30,5 +31,6 @@ pub mod ping;
 pub mod ports;
 pub mod publish;
 pub mod rule;
+pub mod web;
 
 pub use error::{Error, Kind, Result, ResultExt};

@@ -7,7 +7,7 @@
 //! let done = rig::guest::Guest::new()
 //!     .module("sch_netem")                             // with all that it needs, loaded in order
 //!     .program("tc")                                   // with its libraries, into /usr/bin
-//!     .file("/usr/lib/tc".as_ref(), "/usr/lib/tc")     // a file or a folder, where the guest is to have it
+//!     .file("/etc/hosts".as_ref(), "/etc/hosts")       // a file or a folder, where the guest is to have it
 //!     .disk("/tmp/image".as_ref())                     // a virtio disk: /dev/vda, then /dev/vdb …
 //!     .run("tc qdisc add dev lo root netem delay 10ms && ping -c 3 127.0.0.1");
 //! assert_eq!(done.status, 0, "{done}");

@@ -129,6 +129,24 @@ pub fn loopback() -> Result<Interface> {
     Ok(interface)
 }
 
+/// The addresses of all interfaces of this network namespace, each with the interface's name.
+///
+/// # Errors
+/// Those of netlink.
+pub fn addresses() -> Result<Vec<(String, IpAddr)>> {
+    let mut socket = Socket::open(Family::Route)?;
+    let request = Message::new(RTM_GETLINK, NLM_F_DUMP, &[0; 16]);
+    let links = socket.ask("asking the kernel for interfaces", &request, link)?;
+    let mut found = Vec::new();
+    for link in links {
+        let request = Message::new(RTM_GETADDR, NLM_F_DUMP, &[0; 8]);
+        let index = link.index;
+        let of = socket.ask("asking the kernel for addresses", &request, |message| address(message, index))?;
+        found.extend(of.into_iter().map(|address| (link.name.clone(), address.local)));
+    }
+    Ok(found)
+}
+
 /// Sets the loopback interface of this network namespace up.
 ///
 /// # Errors
@@ -254,5 +272,6 @@ mod tests {
         assert_eq!((lo.index, lo.name.as_str(), lo.kind), (1, "lo", 772));
         assert!(lo.flags & 8 != 0, "IFF_LOOPBACK");
         assert_eq!(lo.address, [0; 6]);
+        assert!(addresses().unwrap().contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST.into())));
     }
 }

@@ -1,0 +1,125 @@
+//! Real programs on a loopback network of their own, as an ordinary user.
+
+use rig::{User, requires};
+
+use crate::session::{Session, program};
+
+/// Runs a script inside, in the session's folder, `$L` being loopbox; returns what it printed.
+fn inside(session: &Session, options: &[&str], script: &str) -> String {
+    let mut command = session.loopbox();
+    command.env("L", program()).arg("run").args(options).args(["--", "sh", "-euc"]);
+    rig::run_command(command.arg(format!("cd {}\n{script}", session.join("").display())))
+}
+
+/// The number behind `name`, up to a space or a slash.
+fn number(text: &str, name: &str) -> f64 {
+    let rest = text.split_once(name).unwrap_or_else(|| panic!("no {name}: {text}")).1;
+    rest.split([' ', '\n', '/']).next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn postgresql_works_and_one_of_its_addresses_is_slow() {
+    // PostgreSQL's own programs lie in a folder of their own in Debian.
+    let Some(folder) = std::fs::read_dir("/usr/lib/postgresql").ok().and_then(|mut found| found.next()) else {
+        requires!("pg_ctl");
+        return;
+    };
+    let session = Session::new(User::Ordinary, "postgresql");
+    let script = format!(
+        "PATH=$PATH:{}/bin; initdb -D data -A trust -N --no-instructions >/dev/null
+        pg_ctl -D data -o '-c listen_addresses=localhost,127.0.0.5 -c unix_socket_directories=' -l log -w start >log.start
+        pgbench -h 127.0.0.1 -i -q postgres 2>/dev/null
+        pgbench -h 127.0.0.1 -n -c 2 -t 20 postgres; pgbench -h 127.0.0.5 -n -S -c 2 -t 20 postgres
+        psql -h ::1 -Atc 'select 6*7' postgres; pg_ctl -D data -m immediate stop >/dev/null",
+        folder.unwrap().path().display()
+    );
+    let text = inside(&session, &["--rule", "to 127.0.0.5 port 5432: latency 20ms"], &script);
+    assert!(text.ends_with("\n42\n"), "{text}");
+    let (fast, slow) = text.rsplit_once("pgbench (").unwrap();
+    assert_eq!((number(fast, "processed: ") as u32, number(slow, "failed transactions: ") as u32), (40, 0), "{text}");
+    // Requests alone meet the rule: the answers come from there.
+    assert!((20.0..60.0).contains(&number(slow, "latency average = ")), "{slow}");
+}
+
+#[test]
+fn redis_answers_where_it_is_bound_and_nowhere_else() {
+    requires!("redis-server", "redis-benchmark");
+    let session = Session::new(User::Ordinary, "redis");
+    let script = "redis-server --port 6379 --bind 127.0.0.1 ::1 --save '' --logfile log --dir . &
+        until redis-cli ping >/dev/null 2>&1; do :; done
+        redis-cli -h 127.0.0.1 set key value; redis-cli -h ::1 get key
+        redis-cli -h 127.0.0.2 get key 2>&1 || true; redis-benchmark --csv -n 2000 -c 10 -t get,set";
+    let text = inside(&session, &[], script);
+    assert!(text.starts_with("OK\nvalue\nCould not connect to Redis at 127.0.0.2:6379"), "{text}");
+    assert!(text.contains("\"SET\",") && text.contains("\"GET\","), "{text}");
+}
+
+#[test]
+fn http_2_is_spoken_by_nginx_and_curl() {
+    requires!("nginx", "curl", "openssl");
+    let session = Session::new(User::Ordinary, "http2");
+    let configuration = "daemon off; pid nginx.pid; error_log stderr; events {}
+        http { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u;
+        scgi_temp_path s; server { listen [::]:443 ssl http2 ipv6only=off; ssl_certificate cert.pem;
+        ssl_certificate_key key.pem; location / { return 200 '$server_protocol\\n'; } } }";
+    std::fs::write(session.join("nginx.conf"), configuration).unwrap();
+    let script =
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem \
+            -days 2 -subj /CN=localhost -addext subjectAltName=DNS:shop.localhost 2>/dev/null
+        nginx -p . -e stderr -c $PWD/nginx.conf 2>log & until ss -Htln | grep -q ':443 '; do :; done
+        curl -sS --cacert cert.pem -w '%{http_version}\n' https://shop.localhost/";
+    assert_eq!(inside(&session, &["--latency", "1ms"], script), "HTTP/2.0\n2\n");
+}
+
+#[test]
+fn dns_is_served_by_udp_and_tcp_of_both_families() {
+    requires!("dnsmasq", "kdig");
+    let session = Session::new(User::Ordinary, "dns");
+    let script = "dnsmasq --no-daemon --conf-file=/dev/null --no-resolv --no-hosts --port 5353 --bind-interfaces \
+            --listen-address=127.0.0.1,::1 --host-record=db.example,10.1.2.3 --user= --group= --pid-file= 2>log &
+        until ss -Hlun | grep -q '127.0.0.1:5353' && ss -Htln | grep -q '127.0.0.1:5353'; do :; done
+        for how in '@127.0.0.1' '@::1' '@127.0.0.1 +tcp'; do kdig $how -p 5353 +short db.example; done";
+    assert_eq!(inside(&session, &["--rule", "udp: latency 5ms"], script), "10.1.2.3\n".repeat(3));
+}
+
+#[test]
+fn a_printer_server_has_its_port_at_localhost() {
+    requires!("cupsd", "curl");
+    let session = Session::new(User::Ordinary, "cups");
+    let script = "mkdir -p run spool cache log
+        printf 'Listen localhost:631\nDefaultAuthType None\n' >cupsd.conf
+        printf '%s\n' \"User $(id -un)\" \"Group $(id -gn)\" \"ServerRoot $PWD\" \"StateDir $PWD/run\" \
+            \"RequestRoot $PWD/spool\" \"CacheDir $PWD/cache\" \"AccessLog $PWD/log/access\" \"ErrorLog $PWD/log/error\" \
+            \"PageLog $PWD/log/page\" >cups-files.conf
+        cupsd -f -c $PWD/cupsd.conf -s $PWD/cups-files.conf & until ss -Htln | grep -q '127.0.0.1:631 '; do :; done
+        curl -sSi -o said http://localhost:631/ipp/none; grep -i '^server:' said";
+    assert!(inside(&session, &[], script).contains("CUPS/"));
+}
+
+#[test]
+fn a_server_of_ipv6_alone_is_reached_by_its_name_and_not_by_ipv4() {
+    requires!("python3", "curl");
+    let session = Session::new(User::Ordinary, "ipv6");
+    let script = "python3 -m http.server 80 --bind ::1 2>log >&2 & until ss -Htln | grep -q '::1.:80 '; do :; done
+        curl -s -o page -w '%{http_code} %{remote_ip}\n' http://localhost/; $L ports localhost:80 || true
+        curl -s http://127.0.0.1/ || echo only IPv6";
+    let text = inside(&session, &[], script);
+    assert!(text.starts_with("200 ::1\n") && text.ends_with("only IPv6\n"), "{text}");
+}
+
+#[test]
+fn a_browser_loads_a_page() {
+    requires!("chromium");
+    let session = Session::new(User::Ordinary, "browser");
+    std::fs::create_dir(session.join("site")).unwrap();
+    let page = "<pre></pre><script>fetch('data.txt').then(r => r.text()).then(t =>
+        document.querySelector('pre').textContent = 'fetched ' + t)</script>";
+    std::fs::write(session.join("site/index.html"), page).unwrap();
+    std::fs::write(session.join("site/data.txt"), "inside").unwrap();
+    let script = "$L web site -q >log & until ss -Htln | grep -q '127.0.0.1:8080 '; do :; done
+        HOME=$PWD timeout 100 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage \
+            --user-data-dir=$PWD/chromium --virtual-time-budget=5000 --dump-dom http://shop.localhost:8080/ 2>log.chromium";
+    let options = ["--latency", "2ms", "--capture", session.join("run.pcapng").to_str().unwrap()].map(str::to_owned);
+    let text = inside(&session, &options.each_ref().map(String::as_str), script);
+    assert!(text.contains("<pre>fetched inside</pre>"), "{text}");
+}
