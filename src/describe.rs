@@ -11,7 +11,7 @@ use fs::identify::{self, Identity, Usage};
 use serde::Serialize;
 
 /// File systems that loopbox reads without the kernel.
-const USER_SPACE: &[&str] = &["iso9660", "ext2", "ext3", "ext4", "squashfs"];
+const USER_SPACE: &[&str] = &["iso9660", "ext2", "ext3", "ext4", "squashfs", "erofs"];
 /// How deep tables inside of partitions are looked for.
 const DEPTH_MAX: u32 = 2;
 /// The most partitions whose content is looked at.

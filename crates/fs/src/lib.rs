@@ -12,6 +12,9 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod archive;
+mod cache;
+mod codec;
+pub mod erofs;
 pub mod ext4;
 pub mod extract;
 mod file_system;

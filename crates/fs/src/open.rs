@@ -5,6 +5,7 @@ use std::sync::Arc;
 use block::{Error, Kind, ReadAt, Result};
 
 use crate::FileSystem;
+use crate::erofs::Erofs;
 use crate::ext4::{self, Ext4};
 use crate::iso9660::{self, Iso9660};
 use crate::squashfs::SquashFs;
@@ -19,6 +20,9 @@ pub fn open(device: Arc<dyn ReadAt>) -> Result<Arc<dyn FileSystem>> {
     }
     if Ext4::is_on(&*device)? {
         return Ok(Arc::new(Ext4::open(device, ext4::Options::default())?));
+    }
+    if Erofs::is_on(&*device)? {
+        return Ok(Arc::new(Erofs::open(device)?));
     }
     if SquashFs::is_on(&*device)? {
         return Ok(Arc::new(SquashFs::open(device)?));

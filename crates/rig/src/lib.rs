@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 pub mod guest;
+pub mod kernel;
 pub mod tree;
 
 /// The ordinary user of the tests; `cargo xtask setup` makes it.
@@ -47,6 +48,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("kdig", "knot-dnsutils"),
     ("pg_ctl", "postgresql-15"),
     ("getfattr", "attr"),
+    ("mkfs.erofs", "erofs-utils"),
+    ("fsck.erofs", "erofs-utils"),
     ("mksquashfs", "squashfs-tools"),
     ("unsquashfs", "squashfs-tools"),
     ("pactl", "pulseaudio-utils"),

@@ -147,7 +147,10 @@ pub fn make(folder: &Path, sample: Sample) {
 }
 
 /// Gives every file a modification time of its own, that depends on its place alone; whole seconds, after 1980.
-fn set_times(folder: &Path) {
+///
+/// # Panics
+/// When the folder cannot be written.
+pub fn set_times(folder: &Path) {
     let mut paths = Vec::new();
     collect(folder, &mut paths);
     paths.sort();

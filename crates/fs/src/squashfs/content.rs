@@ -13,18 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use block::{Result, Source};
 
-use super::cache::Cache;
 use super::corrupt::Corrupt;
 use super::metadata::{METADATA_BYTES, Medium, Place};
 use crate::FileExtent;
+use crate::cache::Cache;
 use block::bytes::{le_u32, le_u64};
 
 /// Blocks of one chunk.
 const CHUNK_BLOCKS: u64 = 1024;
-/// How many chunks are remembered.
-const CHUNKS_MAX: usize = 128;
-/// How many files are remembered.
-const FILES_MAX: usize = 256;
+/// The most lists of blocks that are remembered, bytes.
+const CHUNK_CACHE_BYTES_MAX: usize = 2 << 20;
+/// The most files that are remembered, bytes, without what is known of their lists.
+const FILE_CACHE_BYTES_MAX: usize = 128 << 10;
 /// Of how many chunks of a file the begin is remembered.
 const STARTS_MAX: usize = 1 << 16;
 /// The most unpacked data that is remembered, bytes.
@@ -43,11 +43,11 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    pub fn new(block_bytes: u32) -> Self {
+    pub fn new() -> Self {
         Self {
-            files: Cache::new(FILES_MAX),
-            chunks: Cache::new(CHUNKS_MAX),
-            data: Cache::new(DATA_CACHE_BYTES_MAX.checked_div(block_bytes as usize).unwrap_or(0)),
+            files: Cache::new(FILE_CACHE_BYTES_MAX, |_| size_of::<File>()),
+            chunks: Cache::new(CHUNK_CACHE_BYTES_MAX, |chunk| chunk.0.len().saturating_mul(size_of::<Block>())),
+            data: Cache::new(DATA_CACHE_BYTES_MAX, |data| data.len()),
         }
     }
 }

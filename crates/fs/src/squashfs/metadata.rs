@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use block::{ReadAt, Result, check_range};
 
-use super::cache::Cache;
 use super::corrupt::Corrupt;
 use super::superblock::Superblock;
+use crate::cache::Cache;
 use block::bytes::le_u16;
 
 /// Bytes that a metadata block unpacks to; the last one of a table to fewer.
@@ -59,7 +59,7 @@ impl Place {
 
 impl Medium {
     pub fn new(device: Arc<dyn ReadAt>, superblock: Superblock) -> Self {
-        Self { device, superblock, metadata: Cache::new(METADATA_CACHE_BYTES_MAX / METADATA_BYTES) }
+        Self { device, superblock, metadata: Cache::new(METADATA_CACHE_BYTES_MAX, |metadata| metadata.bytes.len()) }
     }
 
     /// That `len` bytes at `start` lie inside the image.

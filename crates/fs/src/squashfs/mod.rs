@@ -15,13 +15,11 @@
 //! Reading unpacks whole blocks straight into the caller's buffer; pieces of blocks, fragments and metadata come from
 //! caches with a limit in bytes, shared by all callers. No lock is held while a block is unpacked but that block's own.
 
-mod cache;
 mod compression;
 mod content;
 mod corrupt;
 mod directory;
 mod inode;
-mod lzo;
 mod metadata;
 mod superblock;
 mod xattr;
@@ -73,7 +71,7 @@ impl SquashFs {
         check_options(&medium)?;
         let ids = ids(&medium)?;
         let xattrs = superblock.xattr_table.map(|at| xattr::Table::read(&medium, at)).transpose()?;
-        let files = Self { medium, ids, xattrs, contents: Contents::new(superblock.block_bytes) };
+        let files = Self { medium, ids, xattrs, contents: Contents::new() };
         files.listing(files.root())?;
         Ok(files)
     }

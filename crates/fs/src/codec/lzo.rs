@@ -73,7 +73,7 @@ fn repeat(distance: usize, len: usize, out: &mut [u8], at: &mut usize) -> Option
 
 /// Decompresses a whole stream into the beginning of `out`, and says how many bytes it gave; `None` where it is broken
 /// or does not fit.
-pub(super) fn decompress(packed: &[u8], out: &mut [u8]) -> Option<usize> {
+pub(crate) fn decompress(packed: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut input = Input(packed.iter());
     let mut at = 0_usize;
     let mut last = Last::Match;

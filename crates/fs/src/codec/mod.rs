@@ -1,0 +1,133 @@
+//! Compressed blocks of file systems, decompressed: whole blocks in, whole blocks out, nothing allocated beyond a named
+//! limit.
+//!
+//! Each function fills the beginning of `out` and says how many bytes it gave, or `None` where the block is broken or
+//! gives more than `out` holds. Those that take an [`End`] can stop where `out` is full.
+
+mod lz4;
+pub(crate) mod lzo;
+
+use std::cell::RefCell;
+
+use flate2::{Decompress, FlushDecompress, Status};
+use lzma_rust2::{LzmaReader, XzReader};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+pub(crate) use lz4::lz4;
+
+/// The most that the dictionary of an LZMA stream may claim, and what its decoder needs, KiB. squashfs allows a block,
+/// 1 MiB; erofs 8 MiB.
+const LZMA_KIB_MAX: u32 = 16 << 10;
+/// The largest window of a zstd frame, bytes: what every decoder is asked to support (RFC 8878, 3.1.1.1.2).
+const WINDOW_BYTES_MAX: u64 = 8 << 20;
+
+/// What a compressed block is to end with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its own end, at or before the end of `out`.
+    Whole,
+    /// The end of `out`, whatever follows: what follows is looked at no more.
+    Cut,
+}
+
+thread_local! {
+    // What costs more to make than to use again.
+    static ZLIB: RefCell<Decompress> = RefCell::new(Decompress::new(true));
+    static DEFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+    static ZSTD: RefCell<FrameDecoder> = RefCell::new({
+        let mut decoder = FrameDecoder::new();
+        decoder.set_max_window_size(WINDOW_BYTES_MAX);
+        decoder
+    });
+}
+
+/// A zlib stream (RFC 1950).
+pub(crate) fn zlib(packed: &[u8], out: &mut [u8]) -> Option<usize> {
+    ZLIB.with_borrow_mut(|stream| {
+        stream.reset(true);
+        inflate(stream, packed, out, End::Whole)
+    })
+}
+
+/// A raw deflate stream (RFC 1951).
+pub(crate) fn deflate(packed: &[u8], out: &mut [u8], end: End) -> Option<usize> {
+    DEFLATE.with_borrow_mut(|stream| {
+        stream.reset(false);
+        inflate(stream, packed, out, end)
+    })
+}
+
+fn inflate(stream: &mut Decompress, packed: &[u8], out: &mut [u8], end: End) -> Option<usize> {
+    let status = stream.decompress(packed, out, FlushDecompress::Finish);
+    let given = usize::try_from(stream.total_out()).ok()?;
+    match status {
+        Ok(Status::StreamEnd) => Some(given),
+        Ok(_) if end == End::Cut && given == out.len() => Some(given),
+        _ => None,
+    }
+}
+
+/// A zstd frame (RFC 8878).
+pub(crate) fn zstd(packed: &[u8], out: &mut [u8], end: End) -> Option<usize> {
+    ZSTD.with_borrow_mut(|decoder| {
+        if end == End::Whole {
+            return decoder.decode_all(packed, out).ok();
+        }
+        let mut source = packed;
+        decoder.reset(&mut source).ok()?;
+        let mut at = 0_usize;
+        loop {
+            decoder.decode_blocks(&mut source, BlockDecodingStrategy::UptoBlocks(1)).ok()?;
+            while let Some(rest) = out.get_mut(at..).filter(|rest| !rest.is_empty()) {
+                match std::io::Read::read(decoder, rest).ok()? {
+                    0 => break,
+                    read => at = at.checked_add(read)?,
+                }
+            }
+            if at == out.len() || decoder.is_finished() && decoder.can_collect() == 0 {
+                return Some(at);
+            }
+        }
+    })
+}
+
+/// A stream of xz.
+pub(crate) fn xz(packed: &[u8], out: &mut [u8]) -> Option<usize> {
+    read_all(XzReader::new_mem_limit(packed, false, LZMA_KIB_MAX), out)
+}
+
+/// A stream in the old format of lzma, with its header of 13 bytes.
+pub(crate) fn lzma_alone(packed: &[u8], out: &mut [u8]) -> Option<usize> {
+    read_all(LzmaReader::new_mem_limit(packed, LZMA_KIB_MAX, None).ok()?, out)
+}
+
+/// A MicroLZMA stream: LZMA without a header and an end marker, whose first byte (always 0 in LZMA) holds the inverted
+/// properties instead. How much it unpacks to is not in it: `out` is filled.
+pub(crate) fn micro_lzma(packed: &[u8], out: &mut [u8], end: End) -> Option<usize> {
+    let (first, rest) = packed.split_first()?;
+    let len = u64::try_from(out.len()).ok()?;
+    // What was not yet given cannot be referred to, so the dictionary need not be larger than `out`.
+    let dictionary = u32::try_from(out.len()).ok()?.max(4096);
+    // A stream that is cut goes on behind the end of `out`; where one ends there, its range coder has to be at its end.
+    let claimed = if end == End::Whole { len } else { u64::MAX };
+    let stream = std::io::Read::chain(&[0][..], rest);
+    let mut reader = LzmaReader::new_with_props(stream, claimed, !*first, dictionary, None).ok()?;
+    std::io::Read::read_exact(&mut reader, out).ok()?;
+    Some(out.len())
+}
+
+/// Everything from `reader`, which has to fit.
+fn read_all(mut reader: impl std::io::Read, out: &mut [u8]) -> Option<usize> {
+    let mut at = 0_usize;
+    loop {
+        let rest = out.get_mut(at..)?;
+        if rest.is_empty() {
+            // The end of the stream holds its check sum.
+            return (reader.read(&mut [0]).ok()? == 0).then_some(at);
+        }
+        match reader.read(rest).ok()? {
+            0 => return Some(at),
+            read => at = at.checked_add(read)?,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! erofs against those who made it: mkfs.erofs, fsck.erofs and the kernel.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod hostile;
+mod image;
+mod kernel;
+mod mkfs;

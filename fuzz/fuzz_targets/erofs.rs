@@ -1,0 +1,4 @@
+//! An erofs image, all of it used.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fs::erofs::fuzz(data));
