@@ -4,11 +4,15 @@
 use std::sync::Arc;
 
 use block::layer::Window;
-use block::{BlockDevice, ReadAt as _, Result};
+use block::{BlockDevice, Kind, ReadAt as _, Result, Storage};
+use format::image::Details;
 use format::partition::{self, Partition, Role, Table};
 use format::probe::{self, Container, Format};
+use format::spec::Spec;
 use fs::identify::{self, Identity, Usage};
 use serde::Serialize;
+
+use crate::stack::{Access, Stack};
 
 /// File systems that loopbox reads without the kernel.
 const USER_SPACE: &[&str] = &["iso9660", "ext2", "ext3", "ext4", "squashfs", "erofs"];
@@ -32,6 +36,8 @@ pub struct Content {
     pub partitions: Vec<PartitionContent>,
     /// What can be done with it here.
     pub abilities: Vec<Ability>,
+    /// More of what the image format's header says.
+    pub image: Option<Details>,
 }
 
 /// What is in a partition.
@@ -127,6 +133,37 @@ pub fn abilities(container: Format, filesystem: Option<&Identity>, machine: &Mac
     found
 }
 
+/// Looks into what a spec names. Of an image that lies on top of files that may not be opened, only the header is told.
+///
+/// # Errors
+/// Those of opening it.
+pub fn describe_spec(spec: &Spec, machine: &Machine) -> Result<Content> {
+    let stack = match Stack::open(spec, Access::Read) {
+        Err(error) if error.kind() == Kind::NotPermitted => return header_only(spec, &error).ok_or(error),
+        other => other?,
+    };
+    // What is not a part of the file, byte by byte, is nothing for the kernel.
+    let user_space = Machine { root: false, loop_driver: false, ..machine.clone() };
+    let mut content = describe(&stack.device, if stack.start_byte.is_some() { machine } else { &user_space })?;
+    // What is stacked on the image says what it is itself.
+    if let Some((container, details)) = stack.image.filter(|_| content.container.format == Format::Raw) {
+        content.container = container;
+        content.image = Some(details);
+    }
+    Ok(content)
+}
+
+fn header_only(spec: &Spec, error: &block::Error) -> Option<Content> {
+    let backing = backing::FileBacking::open(&spec.path, backing::Open::READ).ok()?;
+    let container = probe::probe(&backing).ok()?;
+    let size_bytes = container.virtual_bytes.unwrap_or(backing.size());
+    let storage: Arc<dyn Storage> = Arc::new(backing);
+    let image = format::image::details(&storage, container.format).ok();
+    let by = crate::print::error_text(error);
+    let abilities = vec![Ability { command: "open", works: false, by }];
+    Some(Content { size_bytes, container, filesystem: None, table: None, partitions: vec![], abilities, image })
+}
+
 /// Looks into a device.
 ///
 /// # Errors
@@ -158,6 +195,7 @@ fn look(device: &Arc<dyn BlockDevice>, machine: &Machine, depth: u32) -> Result<
         filesystem,
         table,
         partitions,
+        image: None,
     })
 }
 

@@ -5,13 +5,18 @@
 //! ───┬──── ────┬──── ─────┬───── ┬─
 //!    file    window     window   read only          order typed = order stacked
 //! ```
+//!
+//! A file that begins like an image format is opened as that before all else, unless `format=` says what it is.
 
 use std::sync::Arc;
 
 use backing::{FileBacking, Memory, Open};
 use block::layer::overlay::Layout;
-use block::layer::{Overlay, ReadOnly, Window};
-use block::{BlockDevice, Error, Kind, ReadAt as _, Result, ResultExt as _};
+use block::layer::{Fixed, Overlay, ReadOnly, Window};
+use block::{BlockDevice, Error, Kind, ReadAt as _, Result, ResultExt as _, Storage};
+use format::gate::{self, Gate};
+use format::image::{self, Details};
+use format::probe::{Container, Format, probe};
 use format::spec::{Spec, Step};
 
 /// What a command wants to do with an image.
@@ -34,6 +39,8 @@ pub struct Stack {
     pub device: Arc<dyn BlockDevice>,
     /// First byte of the file that is byte 0 of the device, where the device is nothing but a part of the file.
     pub start_byte: Option<u64>,
+    /// The image format that the file was opened as, where it is one.
+    pub image: Option<(Container, Details)>,
 }
 
 impl Stack {
@@ -46,12 +53,30 @@ impl Stack {
         let backing = Arc::new(open_backing(spec, access)?);
         let mut device: Arc<dyn BlockDevice> = backing.clone();
         let mut start_byte = Some(0_u64);
-        for step in &spec.steps {
-            let (above, start) = stacked(device, step).context(|| spec.to_string())?;
+        let mut image = None;
+        let what = || spec.to_string();
+        if let Some(format) = format_found(spec, &backing)? {
+            let opened = open_image(spec, Arc::clone(&backing) as _, format, &backing).context(what)?;
+            image = Some((probe(&*backing)?, opened.details));
+            (device, start_byte) = (opened.device, None);
+        }
+        for (n, step) in spec.steps.iter().enumerate() {
+            if let Step::Format(format) = step {
+                if *format != Format::Raw {
+                    let storage: Arc<dyn Storage> =
+                        if n == 0 { Arc::clone(&backing) as _ } else { Arc::new(Fixed::new(device)) };
+                    let container = probe(&storage).context(what)?;
+                    let opened = open_image(spec, storage, *format, &backing).context(what)?;
+                    image = Some((container, opened.details));
+                    (device, start_byte) = (opened.device, None);
+                }
+                continue;
+            }
+            let (above, start) = stacked(device, step).context(what)?;
             device = above;
             start_byte = start_byte.zip(start).and_then(|(below, start)| below.checked_add(start));
         }
-        Ok(Self { spec: spec.clone(), backing, device, start_byte })
+        Ok(Self { spec: spec.clone(), backing, device, start_byte, image })
     }
 
     /// First byte and length of the part of the file that the device is, as the loop driver counts them (length 0: to
@@ -61,6 +86,73 @@ impl Stack {
         let to_the_end = self.device.size() == self.backing.size().checked_sub(start)?;
         Some((start, if to_the_end { 0 } else { self.device.size() }))
     }
+}
+
+/// The image format that a file is opened as when nobody says what it is.
+fn format_found(spec: &Spec, backing: &FileBacking) -> Result<Option<Format>> {
+    if spec.steps.iter().any(|step| matches!(step, Step::Format(_))) {
+        return Ok(None);
+    }
+    let found = probe(backing).context(|| spec.to_string())?;
+    Ok(Some(found.format).filter(|format| image::is_read(*format)))
+}
+
+/// Whether the spec's file is a disk byte by byte: what the kernel's loop driver can serve.
+pub fn is_plain(spec: &Spec) -> bool {
+    let formats: Vec<_> = spec.steps.iter().filter(|step| matches!(step, Step::Format(_))).collect();
+    match formats.as_slice() {
+        [] => FileBacking::open(&spec.path, Open::READ)
+            .and_then(|backing| format_found(spec, &backing))
+            .is_ok_and(|format| format.is_none()),
+        formats => formats.iter().all(|step| **step == Step::Format(Format::Raw)),
+    }
+}
+
+/// Opens for an image what the user allows: files named in it after `backing`, another in place of the first after
+/// `backing=FILE`.
+#[derive(Debug)]
+struct Files {
+    allowed: bool,
+    first: Option<std::path::PathBuf>,
+}
+
+impl Files {
+    fn of(spec: &Spec) -> Self {
+        let first = spec.steps.iter().rev().find_map(|step| match step {
+            Step::Backing(file) => file.clone(),
+            _ => None,
+        });
+        Self { allowed: spec.steps.contains(&Step::Backing(None)), first }
+    }
+}
+
+impl gate::Opener for Files {
+    fn open(&self, path: &std::path::Path, depth: usize) -> Result<gate::Opened> {
+        let path = match &self.first {
+            Some(first) if depth == 1 => first.as_path(),
+            _ if self.allowed => path,
+            _ => return Err(gate::refused(path)),
+        };
+        let backing = FileBacking::open(path, Open::READ)?;
+        let identity = identity(&backing)?;
+        Ok(gate::Opened { storage: Arc::new(backing), identity, path: path.to_owned() })
+    }
+}
+
+fn identity(backing: &FileBacking) -> Result<gate::Identity> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = backing.file().metadata().context(|| backing.path().display().to_string())?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+fn open_image(spec: &Spec, storage: Arc<dyn Storage>, format: Format, file: &FileBacking) -> Result<image::Image> {
+    let files = Files::of(spec);
+    let gate = Gate::new(&files, file.path(), identity(file)?);
+    let snapshot = spec.steps.iter().rev().find_map(|step| match step {
+        Step::Snapshot(name) => Some(name.as_str()),
+        _ => None,
+    });
+    image::open(storage, format, &gate, snapshot)
 }
 
 fn open_backing(spec: &Spec, access: Access) -> Result<FileBacking> {
@@ -124,7 +216,9 @@ fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<(Arc<dyn BlockDe
             Ok((Arc::new(Overlay::open_or_create(device, changes)?), None))
         }
         // These speak of the file, or of how its bytes are taken, and were heard when it was opened.
-        Step::ReadWrite | Step::Direct | Step::Block(_) | Step::Format(_) => Ok((device, Some(0))),
+        Step::ReadWrite | Step::Direct | Step::Block(_) | Step::Format(_) | Step::Backing(_) | Step::Snapshot(_) => {
+            Ok((device, Some(0)))
+        }
         other => Err(Error::new(Kind::Unsupported, format!("{other:?}"))),
     }
 }

@@ -16,7 +16,7 @@ use format::spec::{Spec, Step};
 
 use super::{Result, Status};
 use crate::print;
-use crate::stack::{Access, Stack};
+use crate::stack::{self, Access, Stack};
 
 /// What the kernel shows of an extended partition.
 const EXTENDED_BYTES: u64 = 1024;
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result {
         spec.steps.push(Step::ReadOnly);
     }
     let by_kernel = !args.user && !args.foreground && loop_device::Control::open().is_ok();
-    match kernel_options(&spec).filter(|_| by_kernel) {
+    match kernel_options(&spec).filter(|_| by_kernel && stack::is_plain(&spec)) {
         Some(options) => attach_to_kernel(&spec, &options),
         None => serve(&spec, args.foreground),
     }
@@ -155,7 +155,7 @@ fn serve(spec: &Spec, foreground: bool) -> Result {
 fn hold(registry: &Registry, image: Image, stack: &Stack) -> block::Result<(Held, Mount)> {
     let limits = stack.device.limits();
     refuse_loop_device(&stack.spec.path, limits.read_only)?;
-    let part = kernel_options(&stack.spec).unwrap_or_default();
+    let part = stack.start_byte.and_then(|_| kernel_options(&stack.spec)).unwrap_or_default();
     let wanted = Wanted {
         used_as: Use::Disk,
         spec: stack.spec.to_string(),

@@ -9,9 +9,8 @@ use fs::identify::Identity;
 use serde::Serialize;
 
 use super::{Result, Status};
-use crate::describe::{Content, Machine, PartitionContent, describe};
+use crate::describe::{Content, Machine, PartitionContent, describe_spec};
 use crate::print::{self, Style, escaped, styled};
-use crate::stack::{Access, Stack};
 
 /// Says what is in an image: format, partitions, file systems, and what can be done with them here.
 #[derive(Debug, clap::Args)]
@@ -35,8 +34,7 @@ struct Report {
 /// Prints a tree, or JSON.
 pub fn run(args: &Args) -> Result {
     let spec = Spec::parse(&args.image)?;
-    let stack = Stack::open(&spec, Access::Read)?;
-    let content = describe(&stack.device, &Machine::here())?;
+    let content = describe_spec(&spec, &Machine::here())?;
     let image = spec.to_string();
     if args.json {
         print::json(&Report { image, content })?;
@@ -73,11 +71,33 @@ impl Node {
 }
 
 fn node(content: &Content) -> Node {
-    let mut words = vec![container(&content.container), print::size(content.size_bytes)];
+    let mut words = vec![container(&content.container)];
+    if content.image.is_none() {
+        words.push(print::size(content.size_bytes));
+    }
     if content.container.format == Format::Raw && content.filesystem.is_none() && content.table.is_none() {
         words.push("nothing known in it".to_owned());
     }
     let mut below = Vec::new();
+    if let Some(details) = &content.image {
+        if let Some(format) = &details.backing_format {
+            below.push(Node::leaf(format!("backing format {}", escaped(format.as_bytes()))));
+        }
+        if !details.features.is_empty() {
+            below.push(Node::leaf(details.features.join(", ")));
+        }
+        for snapshot in &details.snapshots {
+            let name = styled(Style::Bold, &escaped(snapshot.name.as_bytes()));
+            let mut text = format!("snapshot {} {name}", escaped(snapshot.id.as_bytes()));
+            if let Some(bytes) = snapshot.disk_bytes {
+                text += &format!(", a disk of {}", print::size(bytes));
+            }
+            if snapshot.state_bytes > 0 {
+                text += &format!(", with {} of a machine's state", print::size(snapshot.state_bytes));
+            }
+            below.push(Node::leaf(text));
+        }
+    }
     below.extend(content.filesystem.as_ref().map(|identity| Node::leaf(file_system(identity))));
     below.extend(content.table.as_ref().map(|table| table_node(table, &content.partitions)));
     for ability in &content.abilities {

@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod ext4_files;
 mod files;
+mod image_formats;
 mod info;
 mod killed;
 mod loop_device;

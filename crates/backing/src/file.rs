@@ -13,9 +13,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use block::{BlockDevice, Error, Extent, Kind, Limits, Poison, ReadAt, Result, ResultExt, Source, Zero, check_range};
+use block::{
+    BlockDevice, Error, Extent, Kind, Limits, Poison, ReadAt, Result, ResultExt, Source, Storage, Zero, check_range,
+};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -46,7 +49,7 @@ impl Open {
 
 /// A regular file or a block device, whose bytes are the device's.
 ///
-/// The size is that of the moment when it was opened, exact to the byte. A file that is cut short while it is open
+/// The size is that of the moment when it was opened, exact to the byte, until it is made larger. A file that is cut short while it is open
 /// gives [`Kind::Io`] for what is gone.
 #[derive(Debug)]
 pub struct FileBacking {
@@ -54,7 +57,7 @@ pub struct FileBacking {
     /// The same file again, with `O_DIRECT`.
     direct: Option<Direct>,
     path: PathBuf,
-    size: u64,
+    size: AtomicU64,
     limits: Limits,
     is_block_device: bool,
     /// It had no hole when it was opened: extents need not be asked for. (A `File` extent is right over a hole too.)
@@ -62,6 +65,7 @@ pub struct FileBacking {
     /// What the file system has refused once.
     cannot: Cannot,
     poison: Poison,
+    growing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +128,8 @@ impl FileBacking {
         let direct = open.direct.then(|| open_direct(&path, open, &metadata, block.max(4096))).transpose()?;
         let dense = is_block_device || size == 0 || rustix::fs::seek(&file, SeekFrom::Hole(0)) == Ok(size);
         let (cannot, poison) = (Cannot::default(), Poison::new());
-        Ok(Self { file, direct, path, size, limits, is_block_device, dense, cannot, poison })
+        let size = AtomicU64::new(size);
+        Ok(Self { file, direct, path, size, limits, is_block_device, dense, cannot, poison, growing: Mutex::new(()) })
     }
 
     /// The file, for who wants its descriptor. Its position is not used by anybody; what is written here is not seen
@@ -153,7 +158,7 @@ impl FileBacking {
 
     #[cold]
     fn truncated(&self, offset: u64) -> Error {
-        let text = format!("{}: cut short of its {} bytes while in use", self.path.display(), self.size);
+        let text = format!("{}: cut short of its {} bytes while in use", self.path.display(), self.size());
         Error::new(Kind::Io, text).context(format!("read at {offset}"))
     }
 
@@ -162,7 +167,7 @@ impl FileBacking {
             return Err(Error::new(Kind::ReadOnly, format!("{}: opened for reading only", self.path.display())));
         }
         self.poison.check()?;
-        check_range(self.size, offset, len)
+        check_range(self.size(), offset, len)
     }
 
     /// Has the kernel make a hole or zeroes; false when it cannot here.
@@ -268,7 +273,7 @@ impl AsFd for FileBacking {
 
 impl ReadAt for FileBacking {
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
     }
 
     fn limits(&self) -> Limits {
@@ -277,7 +282,7 @@ impl ReadAt for FileBacking {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let len = buf.len() as u64;
-        check_range(self.size, offset, len)?;
+        check_range(self.size(), offset, len)?;
         match &self.direct {
             Some(direct) => direct.read(buf, offset),
             None => self.file.read_exact_at(buf, offset),
@@ -286,8 +291,8 @@ impl ReadAt for FileBacking {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent<'_>> {
-        check_range(self.size, offset, 1)?;
-        let rest = self.size - offset;
+        check_range(self.size(), offset, 1)?;
+        let rest = self.size() - offset;
         if self.dense {
             return Ok(self.file_extent(offset, rest));
         }
@@ -302,7 +307,7 @@ impl ReadAt for FileBacking {
             // No data from here on; or the file has become shorter, when nothing should look like zeroes.
             Err(Errno::NXIO) => {
                 let now = self.file.metadata().context(|| self.path.display().to_string())?.len();
-                if now < self.size {
+                if now < self.size() {
                     Err(self.truncated(offset))
                 } else {
                     Ok(Extent { len: rest, source: Source::Hole })
@@ -357,5 +362,31 @@ impl BlockDevice for FileBacking {
                 }
             }
         })
+    }
+}
+
+impl Storage for FileBacking {
+    fn grow(&self, size: u64) -> Result<()> {
+        self.writable(0, 0)?;
+        let now = self.size();
+        if size <= now {
+            return Ok(());
+        }
+        if self.is_block_device {
+            let context = format!("{}: room for {size} bytes on a device of {now}", self.path.display());
+            return Err(Error::new(Kind::NoSpace, context));
+        }
+        // Of two that do this side by side, the one that comes last may not cut off what the other one has made.
+        let _one_at_a_time = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        if size > self.size() {
+            let failed = |error| Error::io(format!("{}: setting its size to {size} bytes", self.path.display()), error);
+            self.file.set_len(size).map_err(failed)?;
+            self.size.fetch_max(size, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 }

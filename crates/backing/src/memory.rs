@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use block::{BlockDevice, Error, Extent, Kind, Limits, ReadAt, Result, Source, Zero, check_range};
+use block::{BlockDevice, Error, Extent, Kind, Limits, ReadAt, Result, Source, Storage, Zero, check_range};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -28,7 +29,7 @@ type Page = Box<[u8]>;
 /// It takes at most the room (bytes of pages) that it was made with, and answers [`Kind::NoSpace`] beyond. All is gone
 /// when it is dropped; until then a flush has nothing to do.
 pub struct Memory {
-    size: u64,
+    size: AtomicU64,
     room: u64,
     used: AtomicU64,
     /// Pages by number; the group of a page chooses the shard.
@@ -53,7 +54,7 @@ impl Memory {
             return Err(Error::new(Kind::Limit, format!("a memory device of {size} bytes, above {MAX_SIZE}")));
         }
         let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
-        Ok(Self { size, room: room / PAGE * PAGE, used: AtomicU64::new(0), shards })
+        Ok(Self { size: AtomicU64::new(size), room: room / PAGE * PAGE, used: AtomicU64::new(0), shards })
     }
 
     /// Bytes of the pages that are there.
@@ -91,7 +92,7 @@ impl Memory {
         len: u64,
         mut change: impl FnMut(&mut HashMap<u64, Page>, u64, Range<usize>, usize) -> Result<()>,
     ) -> Result<()> {
-        check_range(self.size, offset, len)?;
+        check_range(self.size(), offset, len)?;
         for part in parts(offset, len, GROUP) {
             let mut pages = self.shard(part.start / GROUP).write().unwrap_or_else(PoisonError::into_inner);
             for bytes in parts(part.start, part.end - part.start, PAGE) {
@@ -139,13 +140,13 @@ fn within_page(bytes: &Range<u64>) -> Range<usize> {
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory").field("size", &self.size).field("used", &self.used()).finish_non_exhaustive()
+        f.debug_struct("Memory").field("size", &self.size()).field("used", &self.used()).finish_non_exhaustive()
     }
 }
 
 impl ReadAt for Memory {
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
     }
 
     fn limits(&self) -> Limits {
@@ -153,7 +154,7 @@ impl ReadAt for Memory {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(self.size, offset, buf.len() as u64)?;
+        check_range(self.size(), offset, buf.len() as u64)?;
         for part in parts(offset, buf.len() as u64, GROUP) {
             let pages = self.shard(part.start / GROUP).read().unwrap_or_else(PoisonError::into_inner);
             for bytes in parts(part.start, part.end - part.start, PAGE) {
@@ -168,8 +169,8 @@ impl ReadAt for Memory {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent<'_>> {
-        check_range(self.size, offset, 1)?;
-        let end = ((offset / GROUP + 1) * GROUP).min(self.size);
+        check_range(self.size(), offset, 1)?;
+        let end = ((offset / GROUP + 1) * GROUP).min(self.size());
         let pages = self.shard(offset / GROUP).read().unwrap_or_else(PoisonError::into_inner);
         let first = offset / PAGE;
         let there = pages.contains_key(&first);
@@ -212,5 +213,19 @@ impl BlockDevice for Memory {
 
     fn flush(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+impl Storage for Memory {
+    fn grow(&self, size: u64) -> Result<()> {
+        if size > MAX_SIZE {
+            return Err(Error::new(Kind::NoSpace, format!("a memory device of {size} bytes, above {MAX_SIZE}")));
+        }
+        self.size.fetch_max(size, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }

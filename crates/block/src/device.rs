@@ -9,7 +9,7 @@ use crate::{Error, Kind, Result};
 ///
 /// Any offset and any length inside the device is accepted; [`Limits`] says which ones are cheap.
 pub trait ReadAt: Send + Sync + Debug {
-    /// Size in bytes. It does not change while the device lives.
+    /// Size in bytes. It does not change while the device lives, unless it is made larger ([`Storage::grow`]).
     fn size(&self) -> u64;
 
     /// What a client should know before it sends requests.
@@ -62,6 +62,18 @@ pub trait BlockDevice: ReadAt {
     /// # Errors
     /// The failure of what is below, after which the device refuses writes.
     fn flush(&self) -> Result<()>;
+}
+
+/// A device that an image format is stored on: it can be made larger.
+pub trait Storage: BlockDevice {
+    /// Makes it at least `size` bytes large; what is new reads as zero, and [`ReadAt::size`] says the new size.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] where there is no more room; [`Kind::ReadOnly`]; otherwise the failure of what is below.
+    fn grow(&self, size: u64) -> Result<()>;
+
+    /// The file of which byte n is the device's byte n, up to its size; `None` where there is none.
+    fn file(&self) -> Option<BorrowedFd<'_>>;
 }
 
 /// How zeroes are written.
@@ -165,6 +177,14 @@ macro_rules! forward {
             }
             fn flush(&self) -> Result<()> {
                 (**self).flush()
+            }
+        }
+        impl<T: Storage + ?Sized> Storage for $holder {
+            fn grow(&self, size: u64) -> Result<()> {
+                (**self).grow(size)
+            }
+            fn file(&self) -> Option<BorrowedFd<'_>> {
+                (**self).file()
             }
         }
     )*};

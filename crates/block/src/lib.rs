@@ -24,6 +24,6 @@ mod poison;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use device::{BlockDevice, Extent, Limits, ReadAt, Source, Zero, check_range};
+pub use device::{BlockDevice, Extent, Limits, ReadAt, Source, Storage, Zero, check_range};
 pub use error::{Error, Kind, Result, ResultExt};
 pub use poison::Poison;

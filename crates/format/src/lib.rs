@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod gate;
+pub mod image;
 pub mod partition;
 pub mod probe;
+pub mod qcow2;
 pub mod spec;

@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use block::{Error, Kind, Result};
 
+pub use crate::probe::Format;
+
 mod size;
 mod wrong;
 
@@ -60,18 +62,14 @@ pub enum Step {
     Overlay(Option<PathBuf>),
     /// `format=`: what it is taken for, rather than what its first bytes say.
     Format(Format),
+    /// `backing` and `backing=FILE`: what the image names itself may be opened, or is this file.
+    Backing(Option<PathBuf>),
+    /// `snapshot=`: the disk as it was when that snapshot was taken.
+    Snapshot(String),
     /// `direct`: past the page cache.
     Direct,
     /// `block=`: logical block in bytes, 512 or 4096.
     Block(u32),
-}
-
-/// What an image is taken for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Format {
-    /// Its bytes are the disk's bytes.
-    Raw,
 }
 
 /// How a partition is named.
@@ -140,11 +138,31 @@ pub const WORDS: &[Word] = &[
     },
     Word {
         name: "format",
-        value: "raw",
+        value: "raw, qcow2, vhd, vhdx, vmdk, vdi, parallels, gzip, xz or zstd",
         about: "what the image is taken for, whatever its first bytes say",
-        step: |word, value| match word.value_of(value)? {
-            b"raw" => Ok(Step::Format(Format::Raw)),
-            other => Err(word.bad(other)),
+        step: |word, value| {
+            let value = word.value_of(value)?;
+            let format = std::str::from_utf8(value).ok().and_then(crate::image::format_of);
+            format.map(Step::Format).ok_or_else(|| word.bad(value))
+        },
+    },
+    Word {
+        name: "backing",
+        value: "a file, or nothing for those that the image names",
+        about: "files that the image names itself may be opened; or this one in place of the first",
+        step: |word, value| match value {
+            None => Ok(Step::Backing(None)),
+            Some([]) => Err(word.missing()),
+            Some(file) => Ok(Step::Backing(Some(PathBuf::from(unescape(file))))),
+        },
+    },
+    Word {
+        name: "snapshot",
+        value: "a name or a number",
+        about: "the disk as it was when that internal snapshot was taken",
+        step: |word, value| {
+            let value = word.value_of(value)?;
+            unescape(value).into_string().map(Step::Snapshot).map_err(|_| word.bad(value))
         },
     },
     Word {
@@ -280,7 +298,10 @@ impl Step {
             Self::Offset(bytes) => ("offset=", bytes.to_string().into_bytes()),
             Self::SizeLimit(bytes) => ("sizelimit=", bytes.to_string().into_bytes()),
             Self::Block(bytes) => ("block=", bytes.to_string().into_bytes()),
-            Self::Format(Format::Raw) => ("format=raw", vec![]),
+            Self::Format(format) => ("format=", format.name().into()),
+            Self::Backing(None) => ("backing", vec![]),
+            Self::Backing(Some(file)) => ("backing=", escape(file.as_os_str())),
+            Self::Snapshot(name) => ("snapshot=", escape(OsStr::new(name))),
             Self::Partition(Selector::Number(number)) => ("partition=", number.to_string().into_bytes()),
             Self::Partition(Selector::Label(name)) => ("partition=LABEL=", escape(name)),
             Self::Partition(Selector::Uuid(uuid)) => ("partition=UUID=", escape(OsStr::new(uuid))),

@@ -5,6 +5,7 @@
 //! | [`Window`] | a part of a device, as a device | passed on |
 //! | [`ReadOnly`] | takes no writes | passed on |
 //! | [`Overlay`] | copy on write | those of the overlay passed on, those of the base said as `Data` |
+//! | [`Fixed`] | a device as storage that cannot grow | passed on |
 //! | [`Fault`] | fails when it is told to | said as `Data` |
 //! | [`Stats`] | counts | said as `Data` |
 //!
@@ -12,12 +13,14 @@
 //! `Arc<dyn BlockDevice>` is a [`BlockDevice`](crate::BlockDevice) too, for stacks built from what a user typed.
 
 mod fault;
+mod fixed;
 pub mod overlay;
 mod read_only;
 mod stats;
 mod window;
 
 pub use fault::Fault;
+pub use fixed::Fixed;
 pub use overlay::Overlay;
 pub use read_only::ReadOnly;
 pub use stats::{BUCKETS, Counted, Stats};
