@@ -4,13 +4,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use export::loop_device;
-use export::registry::{Registry, Use};
+use export::registry::{Process, Registry, Use};
 use serde::Serialize;
 
 use super::{Result, Status};
 use crate::print::{self, Style, Table};
 
-/// List the disks that are attached, and what `loopbox mount` mounted; what dead processes left is cleaned away.
+/// List the disks that are attached, what `loopbox mount` mounted, and what `loopbox run` runs; what dead processes left is cleaned away.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// Print JSON.
@@ -38,6 +38,8 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Listing {
     loopdevices: Vec<Row>,
+    /// Of loopbox alone.
+    processes: Vec<Process>,
 }
 
 /// Prints the table.
@@ -60,13 +62,47 @@ pub fn run(args: &Args) -> Result {
         },
         pid: Some(holding.pid).filter(|pid| *pid > 0),
     }));
+    let processes = Registry::of_user()?.processes()?;
     if args.json {
-        print::json(&Listing { loopdevices: rows })?;
+        print::json(&Listing { loopdevices: rows, processes })?;
         return Ok(Status::Done);
     }
-    if rows.is_empty() {
-        return Ok(Status::Done);
+    let none = rows.is_empty();
+    if !none {
+        print::bytes(devices(rows).as_bytes())?;
     }
+    if !processes.is_empty() {
+        let between = if none { "" } else { "\n" };
+        print::bytes(format!("{between}{}", table(&processes)).as_bytes())?;
+    }
+    Ok(Status::Done)
+}
+
+/// What processes hold, beside disks and mounts that everybody sees: a line each, and one for each image.
+fn table(processes: &[Process]) -> String {
+    let mut table = Table::new();
+    let heading = ["PID", "VERB", "NET", "IMAGES", "SOUND", "COMMAND"];
+    table.row(heading.map(|title| (Style::Plain, title.to_owned())));
+    let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    for process in processes {
+        let images = process.images.iter().map(|place| {
+            print::escaped(format!("{}:{} ({})", place.image, place.at.display(), place.writes).as_bytes())
+        });
+        let net = format!("{}{}", process.net, if process.link { ", link" } else { "" });
+        let cells = [
+            process.pid.to_string(),
+            process.verb.clone(),
+            or_none(net),
+            or_none(images.collect::<Vec<_>>().join(" ")),
+            process.sound.as_deref().map_or_else(|| "-".to_owned(), text),
+            print::escaped(process.command.join(" ").as_bytes()),
+        ];
+        table.row(cells.map(|cell| (Style::Plain, cell)));
+    }
+    table.render()
+}
+
+fn devices(rows: Vec<Row>) -> String {
     let mut table = Table::new();
     let heading = ["NAME", "SIZELIMIT", "OFFSET", "AUTOCLEAR", "RO", "BACK-FILE", "DIO", "LOG-SEC", "KIND", "PID"];
     table.row(heading.map(|title| (Style::Plain, title.to_owned())));
@@ -86,8 +122,7 @@ pub fn run(args: &Args) -> Result {
         ];
         table.row(cells.map(|cell| (Style::Plain, cell)));
     }
-    print::bytes(table.render().as_bytes())?;
-    Ok(Status::Done)
+    table.render()
 }
 
 fn text(path: &Path) -> String {

@@ -21,6 +21,7 @@ pub mod serve;
 pub mod show;
 pub mod sound;
 pub mod tar;
+pub mod top;
 pub mod tree;
 pub mod umount;
 pub mod web;

@@ -100,6 +100,11 @@ impl Planned {
         Ok(planned)
     }
 
+    /// Where what is played is written.
+    pub fn wav(&self) -> &std::path::Path {
+        &self.wav
+    }
+
     /// Its private folder, which the environment names.
     pub fn folder(&self) -> &std::path::Path {
         &self.folder
@@ -121,6 +126,38 @@ impl Planned {
 impl Drop for Planned {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Lets `loopbox list` and `loopbox top` know of a card of its own; it plays where that cannot be, too.
+fn show(
+    socket: &std::path::Path,
+    wav: Option<&std::path::Path>,
+    card: &Card,
+) -> Option<(export::registry::Working, export::counters::Asked)> {
+    let process = export::registry::Process {
+        verb: "sound".to_owned(),
+        command: vec![socket.display().to_string()],
+        sound: wav.map(|wav| wav.to_owned()),
+        ..Default::default()
+    };
+    let working = export::registry::Registry::of_user().and_then(|registry| registry.work(process)).ok()?;
+    let pid = rustix::process::Pid::as_raw(Some(rustix::process::getpid()));
+    let meter = card.meter();
+    let path = working.registry().stats_of_process(pid);
+    let asked = export::counters::serve(&path, move || vec![counted(&meter)]).ok()?;
+    Some((working, asked))
+}
+
+/// A card as `loopbox top` shows it.
+pub fn counted(meter: &sound::card::Meter) -> export::counters::Counted {
+    let (frames, peak) = meter.take();
+    export::counters::Counted {
+        kind: "sound".to_owned(),
+        name: "card".to_owned(),
+        writes: frames,
+        peak_db: Some(20.0 * f64::from(peak.max(1e-6)).log10()),
+        ..Default::default()
     }
 }
 
@@ -171,7 +208,9 @@ fn card(args: &CardArgs) -> Result {
         None => print::line(&format!("PULSE_SERVER=unix:{}", std::path::absolute(&args.listen)?.display()))?,
     }
     std::io::Write::flush(&mut std::io::stdout())?;
+    let shown = show(&args.listen, wav.as_deref(), &card);
     signals.wait()?;
+    drop(shown);
     card.stop()?;
     Ok(Status::Done)
 }

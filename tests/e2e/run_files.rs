@@ -9,7 +9,7 @@ use crate::session::Session;
 const USERS: [User; 2] = [User::Ordinary, User::Myself];
 
 /// A file system as a squashfs image, made of a script that runs in its top folder.
-fn squashfs(session: &Session, name: &str, script: &str) -> PathBuf {
+pub fn squashfs(session: &Session, name: &str, script: &str) -> PathBuf {
     let (folder, image) = (session.join(format!("{name}.tree")), session.join(name));
     rig::run_command(session.command("sh").args(["-euc", &format!("mkdir $0; cd $0; {script}")]).arg(&folder));
     let mut make = session.command("mksquashfs");
@@ -17,12 +17,23 @@ fn squashfs(session: &Session, name: &str, script: &str) -> PathBuf {
     image
 }
 
+/// A command that is killed when the test is over, however that comes about.
+#[derive(Debug)]
+pub struct Guard(pub std::process::Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Folders into which the machine's programs are bound, as Debian has them.
-const SYSTEM: &str =
+pub const SYSTEM: &str =
     "mkdir -p usr etc proc dev tmp run; for link in bin sbin lib lib64; do ln -s usr/$link $link; done;
     echo root:x:0:0:root:/root:/bin/sh >etc/passwd; touch etc/hosts etc/resolv.conf";
 
-fn ext4(session: &Session, name: &str) -> PathBuf {
+pub fn ext4(session: &Session, name: &str) -> PathBuf {
     let image = session.join(name);
     rig::run_command(session.command("truncate").arg("--size=16M").arg(&image));
     rig::run_command(session.command("mkfs.ext4").args(["-q", "-F"]).arg(&image));
@@ -30,11 +41,11 @@ fn ext4(session: &Session, name: &str) -> PathBuf {
 }
 
 /// Words of a command line, made of texts and paths.
-fn spec(image: &Path, rest: &str) -> String {
+pub fn spec(image: &Path, rest: &str) -> String {
     format!("{}{rest}", image.display())
 }
 
-fn point(session: &Session, name: &str) -> PathBuf {
+pub fn point(session: &Session, name: &str) -> PathBuf {
     let point = session.join(name);
     rig::run_command(session.command("mkdir").arg(&point));
     point

@@ -4,12 +4,14 @@
 //! loop_device   the kernel's loop driver: /dev/loopN                 root
 //! nbd           a network block device: unix socket, TCP, standard streams   any user
 //! fuse          a node file that is a disk; a directory of files     any user
+//! counters      what they did, for those who ask
 //! registry      what loopbox holds on this machine, and the cleaning up after a crash
 //! ```
 //! Exports own all threads.
 
 #![forbid(unsafe_code)]
 
+pub mod counters;
 pub mod fuse;
 mod holders;
 pub mod loop_device;

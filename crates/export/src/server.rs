@@ -16,8 +16,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use sys::process::{Fork, fork};
 use sys::signal::{self, Blocked};
 
+use crate::counters::{self, Asked};
 use crate::fuse::Mount;
-use crate::registry::{Held, Outcome};
+use crate::registry::{Held, Outcome, Use};
 
 /// The first byte that the child sends when the mount is usable; any other one is the first of an error.
 const READY: u8 = b'+';
@@ -30,7 +31,21 @@ const ERROR_BYTES_MAX: u64 = 4096;
 /// The failure of the session, or of making durable what was written.
 pub fn foreground(mount: Mount, held: Held, ready: impl FnOnce() + Send + 'static) -> Result<()> {
     let signals = Blocked::new(&[signal::TERM, signal::INT, signal::HUP]).context(|| "signals")?;
-    end(held, mount.serve(signals, ready))
+    let asked = counted(&mount, &held);
+    let served = mount.serve(signals, ready);
+    drop(asked);
+    end(held, served)
+}
+
+/// Answers those who ask what is done through the mount; it goes on without where that cannot be.
+fn counted(mount: &Mount, held: &Held) -> Option<Asked> {
+    let (counters, holding) = (mount.counters(), held.holding());
+    let (kind, place) = match &holding.node {
+        Some(node) if holding.used_as == Use::Disk => ("disk", node),
+        _ => ("mount", &holding.point),
+    };
+    let name = place.display().to_string();
+    counters::serve(&held.registry().stats(holding.number), move || vec![counters.counted(kind, &name)]).ok()
 }
 
 /// Serves in a new process, and returns when the mount is usable. This process must have a single thread.
@@ -79,13 +94,16 @@ fn end(held: Held, served: Result<()>) -> Result<()> {
 fn child(mount: Mount, mut held: Held, to_parent: OwnedFd) -> Result<()> {
     let mut errors = File::from(to_parent);
     let ready = errors.try_clone();
+    let mut asked = None;
     let served = prepare(&mut held).and_then(|signals| {
         let mut ready = ready.context(|| "pipe to the parent")?;
+        asked = counted(&mount, &held);
         mount.serve(signals, move || {
             let _ = ready.write_all(&[READY]);
         })
     });
     let told = served.as_ref().err().map(|error| format!("{}\n{}", error.kind().errno(), chain(error)));
+    drop(asked);
     let ended = end(held, served);
     if let Some(told) = told {
         let _ = errors.write_all(told.as_bytes());

@@ -18,18 +18,18 @@ use sys::signalfd::SignalFd;
 use crate::image::Prepared;
 use crate::mounts;
 use crate::plan::Step;
-use crate::spawn::Report;
+use crate::spawn::{Report, Rest};
 use crate::stage::Stage;
 
 /// The parent of process 1, which does nothing else: a process that has made a namespace for its children can start no
 /// threads any more, and the supervisor needs some. Never returns.
-pub(crate) fn parent(control: &OwnedFd, signals: &SignalFd, steps: &[Step], images: Vec<Prepared>) -> ! {
+pub(crate) fn parent(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared>) -> ! {
     let started = rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(io::Error::from)
         .and_then(|()| unshare(UnshareFlags::NEWPID))
         .and_then(|()| fork());
     match started {
-        Ok(Fork::Child) => main(control, signals, steps, images),
+        Ok(Fork::Child) => main(control, signals, rest, images),
         Ok(Fork::Parent(init)) => {
             // What holds a mount is process 1, and the one who serves it.
             drop(images);
@@ -44,14 +44,14 @@ pub(crate) fn parent(control: &OwnedFd, signals: &SignalFd, steps: &[Step], imag
 }
 
 /// Does the steps and never returns. Whatever happens is told through `control`.
-fn main(control: &OwnedFd, signals: &SignalFd, steps: &[Step], images: Vec<Prepared>) -> ! {
-    let report = live(control, signals, steps, images);
+fn main(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared>) -> ! {
+    let report = live(control, signals, rest, images);
     let _ = rustix::net::send(control, &report.to_bytes(), SendFlags::NOSIGNAL);
     // The kernel kills all processes of the namespace with its first.
     std::process::exit(0)
 }
 
-fn live(control: &OwnedFd, signals: &SignalFd, steps: &[Step], images: Vec<Prepared>) -> Report {
+fn live(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared>) -> Report {
     let failed = |error: &io::Error, step: usize| {
         Report::Failed(error.raw_os_error().unwrap_or(5), u32::try_from(step).unwrap_or(u32::MAX))
     };
@@ -61,7 +61,8 @@ fn live(control: &OwnedFd, signals: &SignalFd, steps: &[Step], images: Vec<Prepa
     }
     let mut stage = Stage::over_the_machine();
     let mut environment: (bool, &[(OsString, OsString)]) = (false, &[]);
-    for (number, step) in steps.iter().enumerate() {
+    for (number, step) in rest.steps.iter().enumerate() {
+        rest.hold(number);
         let done = match step {
             Step::Environment { alone, variables } => {
                 environment = (*alone, variables);

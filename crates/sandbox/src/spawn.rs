@@ -4,8 +4,10 @@ use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use export::counters::Counters;
 use net::capture::Capture;
 use net::publish::Listening;
 use net::{Error, Kind, Result, ResultExt as _};
@@ -96,17 +98,28 @@ pub struct Running {
     steps: Vec<Step>,
 }
 
+/// Before which step process 1, or this one, says so and waits for ever: for tests that kill it there.
+fn wait_for_ever(step: usize) -> ! {
+    eprintln!("held before step {step}");
+    loop {
+        std::thread::park();
+    }
+}
+
 /// Does all steps of `plan` but the last, which [`Running::run`] does. The calling process is then in the namespaces
 /// itself (but for those of processes and mounts), so that sockets that it opens belong to the private network.
 ///
 /// # Errors
 /// [`Kind::Denied`] where the machine forbids a namespace; [`Kind::Busy`] where a published port is taken, or this
 /// process has more than one thread; those of the other steps.
-pub fn spawn(plan: &Plan, images: Vec<Image>) -> Result<Running> {
+pub fn spawn(plan: &Plan, images: Vec<Image>, hold: Option<usize>) -> Result<Running> {
     let signals = SignalFd::new(sys::signalfd::ALL).context(|| "signals")?;
     let mut owners = Owners { real: true, one: (0, 0) };
     let (mut publish, mut names, mut link) = (Vec::new(), None, None);
     for (number, step) in plan.0.iter().enumerate() {
+        if hold == Some(number) {
+            wait_for_ever(number);
+        }
         match step {
             Step::Publish(what) => publish.push(Listening::open(what)?),
             Step::User { identity, uid, gid, subordinate } => {
@@ -129,7 +142,7 @@ pub fn spawn(plan: &Plan, images: Vec<Image>) -> Result<Running> {
                 let steps: Vec<Step> = plan.0.iter().skip(number).cloned().collect();
                 let images = images.into_iter().map(|image| Prepared::new(image, owners));
                 let images = images.collect::<block::Result<Vec<_>>>().map_err(of_disk)?;
-                return start_init(signals, publish, names, link, images, steps);
+                return start_init(signals, publish, names, link, images, Rest { steps, first: number, hold });
             }
             Step::Fuse(_) => {}
             _ => break,
@@ -154,20 +167,40 @@ fn of_disk(error: block::Error) -> Error {
     Error::new(kind, "images of the command").with_source(error)
 }
 
+/// What is left for process 1.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    /// The steps, from [`Step::Init`] on.
+    pub steps: Vec<Step>,
+    /// The number of the first of them in the plan.
+    pub first: usize,
+    /// Before which of them it waits for ever.
+    pub hold: Option<usize>,
+}
+
+impl Rest {
+    /// Waits for ever where that was asked for.
+    pub fn hold(&self, step: usize) {
+        if self.hold == Some(self.first + step) {
+            wait_for_ever(self.first + step);
+        }
+    }
+}
+
 fn start_init(
     signals: SignalFd,
     publish: Vec<Listening>,
     names: Option<(UdpSocket, net::hosts::Hosts)>,
     link: Option<LinkOptions>,
     images: Vec<Prepared>,
-    steps: Vec<Step>,
+    rest: Rest,
 ) -> Result<Running> {
     let (control, inner) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .context(|| "socket to process 1")?;
     match fork().context(|| "starting process 1")? {
         Fork::Child => {
             drop((control, publish, names));
-            init::parent(&inner, &signals, &steps, images)
+            init::parent(&inner, &signals, &rest, images)
         }
         Fork::Parent(init) => Ok(Running {
             init: Some(init),
@@ -180,7 +213,7 @@ fn start_init(
             link_socket: None,
             images,
             writers: Vec::new(),
-            steps,
+            steps: rest.steps,
         }),
     }
 }
@@ -198,6 +231,15 @@ impl Running {
     pub fn link_at(mut self, path: Option<PathBuf>) -> Self {
         self.link_socket = path;
         self
+    }
+
+    /// What is done through the images that loopbox serves, by their numbers in the plan.
+    pub fn counters(&self) -> Vec<(usize, Arc<Counters>)> {
+        let offers = self.images.iter().enumerate().filter_map(|(number, image)| match image {
+            Prepared::Offer { offer, .. } => Some((number, offer.counters())),
+            Prepared::Loop { .. } => None,
+        });
+        offers.collect()
     }
 
     /// Lets the command go, and returns when it has ended. Signals that other processes send to this one are passed on

@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use export::counters::{self, Counters};
+use export::registry::{Place, Process, Registry, Working};
 use net::capture::Capture;
 use net::publish::Publish;
 use net::rule::Rule;
@@ -103,6 +105,9 @@ pub struct Args {
     /// Print the steps, the privilege that each uses, and what stands in for it where it is missing; and do none.
     #[arg(long)]
     explain: bool,
+    /// Wait for ever before this step of the plan.
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    hold: Option<usize>,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -230,6 +235,64 @@ fn capture(path: &Path) -> std::io::Result<Capture> {
     Capture::new(Box::new(std::fs::File::create(path)?))
 }
 
+/// What is written down of a run, for `loopbox list` and for whoever cleans up after it.
+fn process(options: &Options, card: Option<&super::sound::Planned>) -> Process {
+    let writes = |changes: &Changes| match changes {
+        Changes::Refused => "read-only".to_owned(),
+        Changes::Image => "image".to_owned(),
+        Changes::Memory => "memory".to_owned(),
+        Changes::Folder(folder) => folder.display().to_string(),
+    };
+    let root = options.root.iter().map(|root| (&root.mount, Path::new("/")));
+    let mounts = root.chain(options.mounts.iter().map(|mount| (mount, mount.point.as_path())));
+    let files = mounts.map(|(mount, at)| Place {
+        image: mount.spec.clone(),
+        at: at.to_owned(),
+        writes: writes(&mount.changes),
+    });
+    let disks = options.devices.iter().map(|device| Place {
+        image: device.spec.clone(),
+        at: Path::new("/dev").join(&device.name),
+        writes: "image".to_owned(),
+    });
+    Process {
+        verb: "run".to_owned(),
+        command: options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        net: if options.net == Net::Private { "private" } else { "host" }.to_owned(),
+        link: options.link.is_some(),
+        images: files.chain(disks).collect(),
+        sound: card.map(|card| card.wav().to_owned()),
+        leftovers: card.map(|card| card.folder().to_owned()).into_iter().collect(),
+        ..Process::default()
+    }
+}
+
+/// What is counted of one image: `mount` or `disk`, where it is, and by whom.
+type Thing = (&'static str, String, std::sync::Arc<Counters>);
+
+fn things(options: &Options, running: &sandbox::Running) -> Vec<Thing> {
+    let root = options.root.iter().map(|root| (root.mount.image, "mount", "/".to_owned()));
+    let mounts = options.mounts.iter().map(|mount| (mount.image, "mount", mount.point.display().to_string()));
+    let disks = options.devices.iter().map(|device| (device.image, "disk", format!("/dev/{}", device.name)));
+    let names: Vec<_> = root.chain(mounts).chain(disks).collect();
+    let found = running.counters().into_iter().filter_map(|(image, counters)| {
+        let (_, kind, name) = names.iter().find(|(number, _, _)| *number == image)?;
+        Some((*kind, name.clone(), counters))
+    });
+    found.collect()
+}
+
+/// Answers those who ask what the command does.
+fn answer(working: &Working, things: Vec<Thing>, card: Option<&sound::card::Card>) -> Option<counters::Asked> {
+    let meter = card.map(sound::card::Card::meter);
+    let path = working.registry().stats_of_process(rustix::process::Pid::as_raw(Some(rustix::process::getpid())));
+    let counted = move || {
+        let disks = things.iter().map(|(kind, name, counters)| counters.counted(kind, name));
+        disks.chain(meter.as_ref().map(|meter| super::sound::counted(meter))).collect()
+    };
+    counters::serve(&path, counted).ok()
+}
+
 /// Plans, spawns, and passes the end of the command on.
 pub fn run(args: Args) -> Result {
     let link = link(&args)?;
@@ -283,12 +346,17 @@ pub fn run(args: Args) -> Result {
         Some(path) => Some(capture(path).map_err(|error| net::Error::io(what(path), error))?),
         None => None,
     };
-    let running = sandbox::spawn(&plan, images.open()?)?;
+    // Before the user namespace is entered, and the folder of the registry left.
+    let working = Registry::of_user().and_then(|registry| registry.work(process(&options, card.as_ref()))).ok();
+    let running = sandbox::spawn(&plan, images.open()?, args.hold)?;
+    let things = things(&options, &running);
     // Behind the fork, which wants one thread, and before the command, which waits for `run`.
     let playing = card.as_ref().map(super::sound::Planned::start).transpose()?;
+    let asked = working.as_ref().map(|working| answer(working, things, playing.as_ref()));
     let ended = running.capture_to(captured).link_at(socket).run();
+    drop(asked);
     playing.map(sound::card::Card::stop).transpose()?;
-    drop(card);
+    drop((card, working));
     match ended? {
         Ended::Exited(status) => Ok(Status::Code(status)),
         Ended::Signalled(signal) => {

@@ -121,6 +121,11 @@ impl Mount {
         Ok(Self { session: Arc::new(Session::new(device, nodes)), point })
     }
 
+    /// What is done through it.
+    pub fn counters(&self) -> Arc<crate::counters::Counters> {
+        self.session.counters()
+    }
+
     /// Where it is mounted, absolute.
     pub fn point(&self) -> &Path {
         &self.point

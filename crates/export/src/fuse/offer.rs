@@ -16,6 +16,8 @@ use std::thread::JoinHandle;
 use block::{Result, ResultExt as _};
 use fs::FileSystem;
 
+use crate::counters::Counters;
+
 use super::session::Session;
 use super::{File, Nodes, Options, mount};
 
@@ -54,6 +56,11 @@ impl Offer {
     /// Whether something could be written that has to be made durable at the end.
     pub fn writes(&self) -> bool {
         self.writes
+    }
+
+    /// What was done through it.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.session.counters()
     }
 
     /// Mounts it. Whoever looks into it waits until it is served.

@@ -8,10 +8,14 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
 
 use block::{Error, Kind, Result};
 use rustix::io::Errno as Os;
 use zerocopy::IntoBytes;
+
+use crate::counters::{Counters, Operation as Counted};
 
 use super::nodes::{Answer, Listing, Nodes, entry_out};
 use super::request::{Malformed, Operation, Request};
@@ -40,6 +44,7 @@ const FLAGS: u64 = init::ASYNC_READ
 pub struct Session {
     device: OwnedFd,
     nodes: Box<dyn Nodes>,
+    counters: Arc<Counters>,
 }
 
 impl std::fmt::Debug for Session {
@@ -59,7 +64,12 @@ enum End {
 impl Session {
     /// A session on a device that is mounted, or about to be.
     pub fn new(device: OwnedFd, nodes: Box<dyn Nodes>) -> Self {
-        Self { device, nodes }
+        Self { device, nodes, counters: Arc::default() }
+    }
+
+    /// What it did.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// The device.
@@ -197,7 +207,12 @@ impl<'s> Worker<'s> {
                 Err(end) => return end,
             };
             match Request::parse(&self.input[..len]) {
-                Ok(request) => answer(self.session.nodes.as_ref(), self.device, request, &mut self.output),
+                Ok(request) => {
+                    let start = Instant::now();
+                    let operation = request.operation.counted();
+                    answer(self.session.nodes.as_ref(), self.device, request, &mut self.output);
+                    self.session.counters.add(operation, start.elapsed());
+                }
                 Err(Malformed::Arguments(unique)) => send(self.device, unique, Err(Errno::INVAL)),
                 Err(Malformed::Header) => {}
             }
@@ -233,6 +248,17 @@ fn agree(given: InitIn, flags2: u32, wanted: u64) -> InitOut {
 /// The lower 32 bits.
 fn low(bits: u64) -> u32 {
     u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(0)
+}
+
+impl Operation<'_> {
+    /// As what it is counted.
+    fn counted(&self) -> Counted {
+        match self {
+            Self::Read(given) => Counted::Read(given.size.into()),
+            Self::Write(_, data) => Counted::Write(u64::try_from(data.len()).unwrap_or(0)),
+            _ => Counted::Other,
+        }
+    }
 }
 
 /// Answers one request.

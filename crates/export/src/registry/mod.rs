@@ -4,6 +4,8 @@
 //! $XDG_RUNTIME_DIR/loopbox/        mode 0700
 //!   lock                           held for the moment of each change
 //!   3.json                         one holding; locked (flock) by the process that serves it, for as long as it lives
+//!   run-77.json                    what process 77 runs, serves or plays; locked in the same way
+//!   3.stats, run-77.stats          sockets where they are asked what they did
 //!   loop3/                         where the disk of holding 3 is mounted: loop3/loop3, loop3/loop3p1 …
 //! ```
 //! A file whose lock is free belongs to a process that is dead: whoever comes next unmounts what it left and removes
@@ -11,6 +13,7 @@
 //! knows whether all that was written is safe.
 
 pub mod folder;
+mod process;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -26,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use crate::fuse::{self, Unmount};
 use crate::loop_device::{self, Device};
 use crate::mount_table;
+
+pub use process::{Place, Process, Working};
 
 /// Most holdings of one user.
 pub const HOLDINGS_MAX: u32 = 65536;
@@ -305,6 +310,11 @@ impl Registry {
         }
     }
 
+    /// Where a holding is asked what was done through it: see [`crate::counters`].
+    pub fn stats(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("{number}.stats"))
+    }
+
     fn entry(&self, number: u32) -> PathBuf {
         self.folder.join(format!("{number}.json"))
     }
@@ -368,6 +378,7 @@ impl Registry {
         if holding.used_as == Use::Disk {
             self.clean_place(&holding.point);
         }
+        remove_file(&self.stats(holding.number))?;
         remove_file(&self.entry(holding.number))
     }
 

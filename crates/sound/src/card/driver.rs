@@ -5,6 +5,8 @@ use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +26,33 @@ const READ_BYTES: usize = 256 << 10;
 pub struct Card {
     socket: PathBuf,
     stop: OwnedFd,
+    meter: Arc<Meter>,
     thread: Option<JoinHandle<Result<()>>>,
+}
+
+/// How loud it is.
+#[derive(Debug, Default)]
+pub struct Meter {
+    frames: AtomicU64,
+    peak: AtomicU32,
+}
+
+impl Meter {
+    /// Frames of the card so far, and the loudest sample since the last question (1 is full scale).
+    pub fn take(&self) -> (u64, f32) {
+        (self.frames.load(Ordering::Relaxed), f32::from_bits(self.peak.swap(0, Ordering::Relaxed)))
+    }
+
+    fn add(&self, position: u64, heard: &[Heard]) {
+        self.frames.store(position, Ordering::Relaxed);
+        let samples = heard.iter().filter_map(|piece| match piece {
+            Heard::Samples(samples) => Some(samples),
+            Heard::Silence(_) => None,
+        });
+        let peak = samples.flatten().fold(0.0_f32, |peak, sample| peak.max(sample.abs() as f32));
+        // Positive numbers are in the order of their bits.
+        self.peak.fetch_max(peak.to_bits(), Ordering::Relaxed);
+    }
 }
 
 /// What a program has to find in its environment so that it plays and records here, and nowhere else.
@@ -41,11 +69,20 @@ impl Card {
         let failed = |error: Errno| Error::io("an event counter", error);
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let stopped = stop.try_clone().map_err(|error| Error::io("an event counter", error))?;
-        let driver =
-            Driver { engine: Engine::new(options), listener, stop: stopped, clients: Vec::new(), wav, failure: None };
+        let meter = Arc::<Meter>::default();
+        let measured = Arc::clone(&meter);
+        let driver = Driver {
+            meter: measured,
+            engine: Engine::new(options),
+            listener,
+            stop: stopped,
+            clients: Vec::new(),
+            wav,
+            failure: None,
+        };
         let thread = std::thread::Builder::new().name("sound card".to_owned()).spawn(|| driver.run());
         let thread = thread.map_err(|error| Error::io("a thread for the sound card", error))?;
-        Ok(Self { socket: socket.to_owned(), stop, thread: Some(thread) })
+        Ok(Self { socket: socket.to_owned(), stop, meter, thread: Some(thread) })
     }
 
     /// What programs have to find in their environment so that they come to the card at `socket`, which need not be
@@ -71,6 +108,11 @@ impl Card {
             ("JACK_NO_START_SERVER", "1".into()),
             ("JACK_DEFAULT_SERVER", "loopbox-has-none".into()),
         ])
+    }
+
+    /// How loud it is, while it runs.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// Where it listens.
@@ -121,6 +163,7 @@ fn listen(socket: &Path) -> Result<UnixListener> {
 }
 
 struct Driver {
+    meter: Arc<Meter>,
     engine: Engine,
     listener: UnixListener,
     stop: OwnedFd,
@@ -208,6 +251,7 @@ impl Driver {
 
     fn write_heard(&mut self) {
         let heard = self.engine.heard();
+        self.meter.add(self.engine.position(), &heard);
         let Some(wav) = &mut self.wav else { return };
         for piece in heard {
             let written = match piece {

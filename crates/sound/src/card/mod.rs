@@ -15,7 +15,7 @@ mod stream;
 
 use std::time::Duration;
 
-pub use driver::{Card, Environment};
+pub use driver::{Card, Environment, Meter};
 pub use engine::{Engine, Heard};
 
 use crate::pcm::{Format, Map, Spec, default_map};

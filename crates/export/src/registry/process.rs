@@ -1,0 +1,194 @@
+//! Processes of loopbox that hold something and are no mount: a run, a server, a sound card.
+//!
+//! ```text
+//! run-77.json      locked by process 77 for as long as it lives
+//! run-77.stats     where it is asked what was done        run-77.socket   where its link is asked and changed
+//! ```
+//! A file whose lock is free belongs to a process that is dead: it is removed, with all that the process said it would
+//! remove itself.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use block::{Error, Kind, Result, ResultExt as _};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, getpid};
+use serde::{Deserialize, Serialize};
+
+use super::{ENTRY_BYTES_MAX, Registry, remove_file};
+
+/// An image at a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Place {
+    /// The spec as typed.
+    pub image: String,
+    /// Where it is, inside.
+    pub at: PathBuf,
+    /// What becomes of writes: `read-only`, `image`, `memory`, or the folder of changes.
+    pub writes: String,
+}
+
+/// A process, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// What it does: `run`, `serve`, `sound`.
+    pub verb: String,
+    /// When it began, seconds since 1970.
+    pub since: u64,
+    /// The command that it runs.
+    pub command: Vec<String>,
+    /// Its network: `private` or `host`.
+    pub net: String,
+    /// Whether its packets go through a link.
+    pub link: bool,
+    /// Images.
+    pub images: Vec<Place>,
+    /// Where it writes what is played.
+    pub sound: Option<PathBuf>,
+    /// Folders that it removes at its end.
+    pub leftovers: Vec<PathBuf>,
+}
+
+/// A process that is written down; it is taken away with this.
+#[derive(Debug)]
+pub struct Working {
+    registry: Registry,
+    pid: i32,
+    /// Holds the lock.
+    _file: File,
+}
+
+/// Names that folders of loopbox begin with: nothing else is removed.
+const OURS: &str = "loopbox-";
+
+impl Registry {
+    /// Writes down what this process holds.
+    ///
+    /// # Errors
+    /// That of the folder.
+    pub fn work(&self, process: Process) -> Result<Working> {
+        let _lock = self.lock()?;
+        let pid = Pid::as_raw(Some(getpid()));
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let process = Process { pid, since, ..process };
+        let (path, fresh) = (self.of_process(pid, "json"), self.folder.join(format!(".run-{pid}.json")));
+        let context = || path.display().to_string();
+        let _ = std::fs::remove_file(&fresh);
+        let mut file =
+            File::options().read(true).write(true).create_new(true).mode(0o600).open(&fresh).context(context)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|os| Error::io(context(), os))?;
+        let bytes =
+            serde_json::to_vec(&process).map_err(|error| Error::new(Kind::Invalid, context()).with_source(error))?;
+        file.write_all(&bytes).context(context)?;
+        std::fs::rename(&fresh, &path).context(context)?;
+        Ok(Working { registry: self.clone(), pid, _file: file })
+    }
+
+    /// The processes that live, by number; what dead ones left is removed.
+    ///
+    /// # Errors
+    /// That of reading the folder.
+    pub fn processes(&self) -> Result<Vec<Process>> {
+        let _lock = self.lock()?;
+        let context = || format!("registry {}", self.folder.display());
+        let mut alive = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).context(context)? {
+            let path = entry.context(context)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let pid = name.strip_prefix("run-").and_then(|name| name.strip_suffix(".json")?.parse::<i32>().ok());
+            let Some(pid) = pid else { continue };
+            let Ok(file) = File::open(&path) else { continue };
+            let lives = matches!(flock(&file, FlockOperation::NonBlockingLockExclusive), Err(Errno::WOULDBLOCK));
+            let mut bytes = Vec::new();
+            file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes).context(context)?;
+            match (serde_json::from_slice::<Process>(&bytes), lives) {
+                (Ok(process), true) => alive.push(process),
+                (Err(_), true) => {}
+                (process, false) => self.clean_process(pid, &process.unwrap_or_default().leftovers)?,
+            }
+        }
+        alive.sort_by_key(|process| process.pid);
+        Ok(alive)
+    }
+
+    /// Where a process is asked what was done through what it holds: see [`crate::counters`].
+    pub fn stats_of_process(&self, pid: i32) -> PathBuf {
+        self.of_process(pid, "stats")
+    }
+
+    fn of_process(&self, pid: i32, what: &str) -> PathBuf {
+        self.folder.join(format!("run-{pid}.{what}"))
+    }
+
+    fn clean_process(&self, pid: i32, leftovers: &[PathBuf]) -> Result<()> {
+        let is_ours = |path: &&PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with(OURS) && std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+        };
+        leftovers.iter().filter(is_ours).for_each(|folder| remove_folder(folder));
+        for what in ["socket", "stats", "json"] {
+            remove_file(&self.of_process(pid, what))?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a folder and the files in it, and nothing below.
+fn remove_folder(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(entry.path());
+    }
+    let _ = std::fs::remove_dir(folder);
+}
+
+impl Working {
+    /// The registry that it is in.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        for what in ["stats", "json"] {
+            let _ = remove_file(&self.registry.of_process(self.pid, what));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_process_left_is_removed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let registry = Registry::at(scratch.path());
+        let working = registry.work(Process { verb: "run".into(), ..Process::default() }).unwrap();
+        let pid = Pid::as_raw(Some(getpid()));
+        assert_eq!(registry.processes().unwrap().iter().map(|process| process.pid).collect::<Vec<_>>(), [pid]);
+        drop(working);
+        assert_eq!(registry.processes().unwrap(), []);
+
+        let (ours, others) = (scratch.path().join("loopbox-sound-1-0"), scratch.path().join("precious"));
+        for folder in [&ours, &others] {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("file"), "x").unwrap();
+        }
+        let dead = Process { pid: 1, leftovers: vec![ours.clone(), others.clone()], ..Process::default() };
+        std::fs::write(scratch.path().join("run-1.json"), serde_json::to_vec(&dead).unwrap()).unwrap();
+        std::fs::write(scratch.path().join("run-1.socket"), "").unwrap();
+        std::fs::write(scratch.path().join("run-2.json"), "{").unwrap();
+        assert_eq!(registry.processes().unwrap(), []);
+        assert!(!ours.exists() && others.join("file").exists());
+        let left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "{left:?}: the lock and what is not ours");
+    }
+}
