@@ -11,6 +11,8 @@ pub enum Unit {
     Time,
     /// Operations a second: more is better.
     OperationsPerSecond,
+    /// Bits a second: more is better.
+    BitsPerSecond,
 }
 
 /// One contender of a row and what it measured, a value a round, in seconds or per second.
@@ -125,6 +127,7 @@ fn shown(unit: Unit, value: f64) -> String {
         Unit::Time if value < 0.1 => format!("{:.2} ms", value * 1e3),
         Unit::Time => format!("{value:.2} s"),
         Unit::OperationsPerSecond => format!("{:.1} k/s", value / 1e3),
+        Unit::BitsPerSecond => format!("{:.1} Gbit/s", value / 1e9),
     }
 }
 

@@ -9,6 +9,7 @@ mod contest;
 mod disk;
 mod images;
 mod nbd;
+mod net;
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +17,16 @@ use std::path::{Path, PathBuf};
 type Group = fn(&Path) -> Vec<contest::Row>;
 
 /// The subjects, by the names that `cargo xtask bench` takes.
-const GROUPS: &[(&str, Group)] = &[("disk", disk::rows), ("loop", disk::loop_rows), ("nbd", nbd::rows)];
+const GROUPS: &[(&str, Group)] =
+    &[("disk", disk::rows), ("loop", disk::loop_rows), ("nbd", nbd::rows), ("net", net::rows)];
 
 fn main() {
-    let mut words = std::env::args().skip(1);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    // Called by itself: one end of a connection that is measured.
+    if let Some(("talk", words)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return net::talk::main(words);
+    }
+    let mut words = words.into_iter();
     let program = PathBuf::from(words.next().expect("the program to measure"));
     let report = PathBuf::from(words.next().expect("the report to write"));
     let wanted: Vec<String> = words.collect();

@@ -32,6 +32,7 @@ pub struct Args {
 enum Trial {
     UserNamespace,
     NetworkNamespace,
+    PacketQueue,
     IoUring,
 }
 
@@ -40,6 +41,7 @@ impl Trial {
         match self {
             Self::UserNamespace => "user-namespace",
             Self::NetworkNamespace => "network-namespace",
+            Self::PacketQueue => "packet-queue",
             Self::IoUring => "io-uring",
         }
     }
@@ -48,6 +50,10 @@ impl Trial {
         match self {
             Self::UserNamespace => unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS),
             Self::NetworkNamespace => unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET),
+            Self::PacketQueue => {
+                unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
+                net::driver::start(vec![], 0, None).map(drop).map_err(|error| system_error(&error))
+            }
             Self::IoUring => sys::io_uring::probe(),
         }
     }
@@ -66,6 +72,19 @@ impl Trial {
             None => Err(std::io::Error::other("the trial was killed")),
         }
     }
+}
+
+/// The system's own error under another.
+fn system_error(error: &(dyn std::error::Error + 'static)) -> std::io::Error {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if let Some(errno) = io.and_then(std::io::Error::raw_os_error) {
+            return std::io::Error::from_raw_os_error(errno);
+        }
+        next = error.source();
+    }
+    std::io::Error::other("it failed")
 }
 
 /// One row: a thing of the machine.
@@ -198,7 +217,8 @@ fn report() -> Report {
         Ability { command: "mount", works: mount.0, by: mount.1 },
         Ability { command: "attach", works: attach.0, by: attach.1 },
     ];
-    let checks = vec![loops, fuse, fusermount, users, network, tun(), io_uring(), kernel_file_systems()];
+    let checks =
+        vec![loops, fuse, fusermount, users, network, packet_queue(), tun(), io_uring(), kernel_file_systems()];
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     Report { kernel, user: rustix::process::geteuid().as_raw(), checks, abilities }
 }
@@ -310,6 +330,18 @@ fn network_namespaces() -> Check {
     match Trial::NetworkNamespace.outcome() {
         Ok(()) => Check::yes(NAME, PURPOSE, "made one"),
         Err(error) => Check::no(NAME, PURPOSE, said(&error), namespace_remedy()),
+    }
+}
+
+fn packet_queue() -> Check {
+    const NAME: &str = "packet queue";
+    const PURPOSE: &str = "delay, loss and capture in it";
+    match Trial::PacketQueue.outcome() {
+        Ok(()) => Check::yes(NAME, PURPOSE, "NFQUEUE by nftables"),
+        Err(error) if matches!(error.raw_os_error(), Some(1 | 13 | 28)) => {
+            Check::no(NAME, PURPOSE, said(&error), namespace_remedy())
+        }
+        Err(error) => Check::no(NAME, PURPOSE, said(&error), "as root: modprobe nfnetlink_queue nft_queue nf_tables"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use net::hosts::{self, Hosts};
-use net::ping::{PAYLOAD_BYTES_MAX, Ping, Statistics};
+use net::ping::{Event, PAYLOAD_BYTES_MAX, Ping, Statistics};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sys::signalfd::SignalFd;
 
@@ -88,7 +88,14 @@ pub fn run(args: &Args) -> Result {
         }
         loop {
             match ping.receive() {
-                Ok(Some(reply)) => {
+                Ok(Some(Event::Refusal(refusal))) => {
+                    round.statistics.errors += 1;
+                    if !args.quiet {
+                        let from = refusal.from.map_or_else(|| from.clone(), |address| source_name(args, address));
+                        print::line(&format!("From {from} icmp_seq={} {}", refusal.sequence, refusal.reason))?;
+                    }
+                }
+                Ok(Some(Event::Reply(reply))) => {
                     let first = round.statistics.reply(&reply);
                     round.answered();
                     let duplicate = if first { "" } else { " (DUP!)" };

@@ -18,6 +18,8 @@ fn user_namespaces_are_as_unshare_finds_them() {
     assert_eq!(check(&report, "user namespaces")["works"], unshare);
     let network = rig::output(session.command("unshare").args(["-U", "-n", "true"])).status.success();
     assert_eq!(check(&report, "network namespaces")["works"], network);
+    let queue = session.output(["run", "--link", "true"]).status.success();
+    assert_eq!(check(&report, "packet queue")["works"], queue);
 }
 
 #[test]

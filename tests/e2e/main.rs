@@ -18,6 +18,7 @@ mod loop_device;
 mod losetup;
 mod mount;
 mod mount_trees;
+mod net_fidelity;
 mod net_link;
 mod net_names;
 mod net_peers;

@@ -57,7 +57,7 @@ fn the_rate_is_what_iperf3_measures() {
     let session = Session::new(User::Ordinary, "rate");
     let script = "iperf3 -s -1 -D -I /tmp/iperf3-$$.pid; until ss -Htln | grep -q :5201; do :; done
         iperf3 -c 127.0.0.1 -u -b 100M -l 1000 -t 1 --json; rm -f /tmp/iperf3-$$.pid";
-    let text = inside(&session, &["--rule", "udp: rate 20mbit limit 100"], script);
+    let text = inside(&session, &["--rule", "udp: rate 20mbit limit 1000"], script);
     let received = text.split("\"sum_received\"").nth(1).unwrap_or_else(|| panic!("{text}"));
     let bits = received.split("\"bits_per_second\":").nth(1).unwrap().split(',').next().unwrap().trim();
     let bits: f64 = bits.parse().unwrap();
@@ -72,12 +72,13 @@ fn rules_are_for_a_part_and_change_while_it_runs() {
     let script = "ping -qc2 -i 0.01 127.0.0.5; ping -qc2 -i 0.01 127.0.0.1
         $L link set 'to 127.0.0.5: block'; $L ping -qc1 -W 0.1 127.0.0.5 || echo blocked
         $L link set 'latency 30ms'; ping -qc2 -i 0.01 127.0.0.5; $L link set; ping -qc2 -i 0.01 127.0.0.5
-        $L link set 'corrupt 1%' || echo refused; $L link show";
+        $L link set 'to 127.0.0.5: duplicate 100%'; ping -c2 -i 0.05 127.0.0.5 | grep DUP
+        $L link set 'to 127.0.0.6: corrupt 100%'; $L ping -qc2 -i 0.01 -W 0.2 127.0.0.6 || echo damaged; $L link show";
     let text = inside(&session, &["--rule", "to 127.0.0.5: latency 15ms"], script);
     let times: Vec<f64> = text.lines().filter(|line| line.starts_with("rtt")).map(|line| round_trip(line)[0]).collect();
     assert_eq!(times.len(), 4, "{text}");
     assert!(times[0] >= 15.0 && times[1] < 15.0 && times[2] >= 60.0 && times[3] < 15.0, "{times:?}");
-    assert!(text.contains("blocked") && text.contains("refused"), "{text}");
+    assert!(text.contains("blocked") && text.contains("(DUP!)") && text.contains("damaged"), "{text}");
     assert!(session.fails(["link", "show"]).contains("no `loopbox run` with a link is running"));
     assert!(session.fails(["run", "--latency", "x", "true"]).contains("no time"));
     assert!(session.fails(["run", "--net", "host", "--latency", "1ms", "true"]).contains("without a private network"));

@@ -123,3 +123,22 @@ fn a_browser_loads_a_page() {
     let text = inside(&session, &options.each_ref().map(String::as_str), script);
     assert!(text.contains("<pre>fetched inside</pre>"), "{text}");
 }
+
+#[test]
+fn ping_shows_what_others_report_as_iputils_does() {
+    requires!("nft", "ping", "unshare");
+    rig::requires_root!();
+    let script = "ip link set lo up; printf %s 'table inet t { chain c { type filter hook input priority 0
+            ip daddr 127.0.0.9 icmp type echo-request reject with icmp type host-prohibited
+            meta l4proto icmpv6 icmpv6 type echo-request reject with icmpv6 type admin-prohibited
+        }
+        }' | nft -f - || exit 9
+        for target in 127.0.0.9 ::1; do $PING -c2 -i 0.01 -W 0.1 $target | sed 's/time .*//'; done";
+    let said = |ping: &str| {
+        let mut command = User::Myself.command("unshare");
+        rig::run_command(command.env("PING", ping).args(["-n", "sh", "-c", script]))
+    };
+    let ours = said(&format!("{} ping", program().display()));
+    assert!(ours.contains("From 127.0.0.9 icmp_seq=1 Destination Host Prohibited"), "{ours}");
+    assert_eq!(ours, said("ping"));
+}

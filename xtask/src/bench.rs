@@ -4,7 +4,8 @@ use crate::setup;
 use crate::shell::{self, Result, cargo, root};
 
 /// Peers that only benchmarks need.
-const PACKAGES: &[&str] = &["fuse2fs", "fuseiso", "nbdkit", "p7zip-full"];
+const PACKAGES: &[&str] =
+    &["bubblewrap", "fuse2fs", "fuseiso", "nbdkit", "p7zip-full", "passt", "slirp4netns", "socat"];
 
 /// Builds, installs, measures; `words` are names of groups, none means all.
 pub fn run(words: &[String]) -> Result {

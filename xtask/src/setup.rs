@@ -41,6 +41,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libsox-fmt-pulse", "sox's way to PulseAudio"),
     ("mtools", "mcopy: files into FAT images"),
     ("net-tools", "ifconfig"),
+    ("nftables", "nft: refusals, for ping"),
     ("nginx-light", "a real server"),
     ("ntfs-3g", "mkntfs"),
     ("openssh-client", "ssh"),

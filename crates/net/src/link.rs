@@ -245,7 +245,7 @@ fn due(state: &mut State, bytes: usize, now: i128, random: &mut Random, counts: 
     state.counter = state.counter.saturating_add(1);
     let mut delay = nanoseconds(settings.latency);
     if !settings.jitter.is_zero() {
-        let unit = settings.jitter_draw.next(random);
+        let unit = settings.jitter_draw.next_spread(random);
         delay += (settings.distribution.at(unit) * settings.jitter.as_nanos() as f64) as i128;
     }
     let mut from = now;
@@ -312,7 +312,7 @@ mod tests {
         assert!((deviation - 5.0).abs() < 0.15, "{deviation}");
         let bound = delays("latency 20ms jitter 5ms 95%");
         let step = |delays: &[f64]| delays.windows(2).map(|p| (p[0] - p[1]).abs()).sum::<f64>() / delays.len() as f64;
-        assert!(step(&bound) * 10.0 < step(&uniform));
+        assert!(step(&bound) * 3.0 < step(&uniform));
     }
 
     #[test]
@@ -381,10 +381,16 @@ mod tests {
 
     #[test]
     fn an_hour_takes_a_moment() {
-        let start = std::time::Instant::now();
+        // An hour of 100 packets a second. What other tests do beside it is not counted.
+        let processor =
+            || Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)).unwrap();
+        let start = processor();
         let (out, _) =
             simulate("latency 20ms jitter 5ms distribution pareto loss 1% rate 10mbit", 9, 360_000, 10 * MS, 500);
+        let took = processor() - start;
         assert!(out.len() > 350_000 && out.last().unwrap().1 > Duration::from_secs(3599));
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        // A second for the program as it is built for users; without optimisation it may be slower.
+        let most = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+        assert!(took < most, "{took:?}");
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::ports::{self, Protocol};
 use crate::{Error, Kind, Result, ResultExt as _};
 
 /// Connections of one published port at a time; more are closed at once.
@@ -189,9 +190,16 @@ fn serve_udp(outer: Arc<UdpSocket>, port: u16) {
     }
 }
 
+/// A socket to the server inside: at ::1 where it takes packets there and not at 127.0.0.1.
 fn inner_udp(port: u16) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    socket.connect((Ipv4Addr::LOCALHOST, port))?;
+    let servers = ports::sockets().unwrap_or_default();
+    let takes = |address: IpAddr| {
+        servers.iter().any(|server| server.protocol == Protocol::Udp && server.port == port && server.takes(address))
+    };
+    let (four, six) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let address = if !takes(four) && takes(six) { six } else { four };
+    let socket = UdpSocket::bind((address, 0))?;
+    socket.connect((address, port))?;
     socket.set_read_timeout(Some(SENDER_IDLE))?;
     Ok(socket)
 }
@@ -239,16 +247,20 @@ mod tests {
         assert_eq!(back, vec![7; 100_000]);
         echo.join().unwrap();
 
-        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let outer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = outer.local_addr().unwrap();
-        let inner_port = server.local_addr().unwrap().port();
-        Listening { socket: Outer::Udp(outer), inner_port }.serve().unwrap();
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.send_to(b"ask", address).unwrap();
-        let mut buffer = [0; 8];
-        let (length, from) = server.recv_from(&mut buffer).unwrap();
-        server.send_to(&buffer[..length], from).unwrap();
-        assert_eq!(client.recv_from(&mut buffer).unwrap(), (3, address));
+        for (inside, outside) in
+            [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "127.0.0.1:0"), ("127.0.0.1:0", "[::1]:0")]
+        {
+            let server = UdpSocket::bind(inside).unwrap();
+            let outer = UdpSocket::bind(outside).unwrap();
+            let address = outer.local_addr().unwrap();
+            let inner_port = server.local_addr().unwrap().port();
+            Listening { socket: Outer::Udp(outer), inner_port }.serve().unwrap();
+            let client = UdpSocket::bind(outside).unwrap();
+            client.send_to(b"ask", address).unwrap();
+            let mut buffer = [0; 8];
+            let (length, from) = server.recv_from(&mut buffer).unwrap();
+            server.send_to(&buffer[..length], from).unwrap();
+            assert_eq!(client.recv_from(&mut buffer).unwrap(), (3, address));
+        }
     }
 }

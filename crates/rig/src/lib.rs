@@ -46,6 +46,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cupsd", "cups-daemon"),
     ("dnsmasq", "dnsmasq-base"),
     ("kdig", "knot-dnsutils"),
+    ("nft", "nftables"),
     ("pg_ctl", "postgresql-15"),
     ("getfattr", "attr"),
     ("mkfs.erofs", "erofs-utils"),

@@ -15,7 +15,7 @@ use crate::capture::Capture;
 use crate::link::{Counts, Dropped, Link, Passed};
 use crate::packet::{Headers, finish_checksum};
 use crate::rule::Rule;
-use crate::{Error, Kind, Result, ResultExt as _};
+use crate::{Result, ResultExt as _};
 
 mod control;
 mod queue;
@@ -35,15 +35,11 @@ impl Handle {
     /// Other rules from now on.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] for corruption and duplicates, where the link was started without them.
+    /// Those of telling the kernel how much of each packet is needed now; the rules are the old ones then.
     pub fn set_rules(&self, rules: Vec<Rule>) -> Result<()> {
         let mut driver = self.lock();
-        if driver.raw.is_none() && rules.iter().any(needs_whole) {
-            return Err(Error::new(
-                Kind::Unsupported,
-                "corrupt and duplicate need whole packets: the link was started without them",
-            ));
-        }
+        let whole = driver.capture.is_some() || rules.iter().any(needs_whole);
+        driver.queue.configure(copy_bytes(whole), rules.is_empty())?;
         driver.link.set_rules(rules);
         Ok(())
     }
@@ -72,14 +68,19 @@ fn needs_whole(rule: &Rule) -> bool {
     rule.settings.corrupt.probability > 0.0 || rule.settings.duplicate.probability > 0.0
 }
 
+/// How much of each packet the kernel hands over.
+fn copy_bytes(whole: bool) -> u32 {
+    if whole { WHOLE_BYTES } else { HEADERS_BYTES }
+}
+
 /// Starts a link on the `lo` of this network namespace; it runs as long as the process lives.
 ///
 /// # Errors
 /// Where the kernel lacks NFQUEUE or nftables, or forbids them.
 pub fn start(rules: Vec<Rule>, seed: u64, capture: Option<Capture>) -> Result<Handle> {
     let whole = capture.is_some() || rules.iter().any(needs_whole);
-    let queue = Queue::open(if whole { WHOLE_BYTES } else { HEADERS_BYTES }, rules.is_empty())?;
-    let raw = if whole { Some(Raw::open()?) } else { None };
+    let queue = Queue::open(copy_bytes(whole), rules.is_empty())?;
+    let raw = Raw::open()?;
     let fd = queue.as_fd().try_clone_to_owned().context(|| "queue")?;
     let link = Link::new(rules, seed);
     let driver = Driver { link, queue, raw, capture, kept: HashMap::new(), start: Instant::now(), missed: 0 };
@@ -148,8 +149,8 @@ impl Raw {
 struct Driver {
     link: Link<u32>,
     queue: Queue,
-    /// Where whole packets come in: for corruption, copies and capture.
-    raw: Option<Raw>,
+    /// Where copies of packets come in.
+    raw: Raw,
     capture: Option<Capture>,
     /// Whole packets that are needed when they are due, and how often.
     kept: HashMap<u32, (Vec<u8>, u8)>,
@@ -196,7 +197,7 @@ impl Driver {
             let id = delivery.item;
             match (delivery.copy, delivery.corrupt_bit) {
                 (true, _) => {
-                    if let (Some(raw), Some((packet, _))) = (raw.as_ref(), kept.get(&id)) {
+                    if let Some((packet, _)) = kept.get(&id) {
                         raw.send(packet);
                     }
                 }

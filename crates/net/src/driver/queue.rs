@@ -35,6 +35,8 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFPROTO_INET: u8 = 1;
 
+/// A packet (`NFQNL_MSG_PACKET`).
+const PACKET: u16 = NFNL_SUBSYS_QUEUE << 8;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 
@@ -82,20 +84,8 @@ impl Queue {
     /// the kernel lacks NFQUEUE or nftables.
     pub fn open(copy_bytes: u32, fail_open: bool) -> Result<Self> {
         let mut socket = Socket::open(Family::Netfilter)?;
-        let configure = |fill: &dyn Fn(Message) -> Message| fill(queue(2, NLM_F_ACK));
-        let bind = configure(&|message| message.attribute(1, &[1, 0, 0, 0]));
-        let mut parameters = copy_bytes.to_be_bytes().to_vec();
-        parameters.push(2); // NFQNL_COPY_PACKET
-        const F_FAIL_OPEN: u32 = 1;
-        const F_GSO: u32 = 4;
-        let flags = if fail_open { F_GSO | F_FAIL_OPEN } else { F_GSO };
-        let parameters = configure(&|message| {
-            message
-                .attribute(2, &parameters)
-                .attribute(3, &QUEUE_PACKETS_MAX.to_be_bytes())
-                .attribute(4, &(F_GSO | F_FAIL_OPEN).to_be_bytes())
-                .attribute(5, &flags.to_be_bytes())
-        });
+        let bind = queue(2, NLM_F_ACK).attribute(1, &[1, 0, 0, 0]);
+        let parameters = parameters(NLM_F_ACK, copy_bytes, fail_open);
         socket.execute("making a queue of the kernel (NFQUEUE)", vec![bind])?;
         socket.execute("configuring a queue of the kernel", vec![parameters])?;
         socket.set_receive_bytes(QUEUE_SOCKET_BYTES);
@@ -170,6 +160,15 @@ impl Queue {
         Ok(Self { socket, verdicts: Vec::new(), last_id: 0 })
     }
 
+    /// From now on so many bytes of each packet, and what finds no room is lost, or passes.
+    ///
+    /// # Errors
+    /// Those of sending.
+    pub fn configure(&mut self, copy_bytes: u32, fail_open: bool) -> Result<()> {
+        // Not waited for: packets come in between, and the kernel has no reason to refuse what it took before.
+        self.socket.send([parameters(0, copy_bytes, fail_open)]).map(drop)
+    }
+
     /// Passes each packet that has arrived to `take`. Says how many the kernel had no room for in between.
     ///
     /// # Errors
@@ -179,7 +178,10 @@ impl Queue {
         for _ in 0..DATAGRAMS_A_TURN_MAX {
             match self.socket.receive() {
                 Ok(bytes) => {
-                    for packet in netlink::messages(bytes).filter_map(|message| held(message.body)) {
+                    for packet in netlink::messages(bytes)
+                        .filter(|message| message.kind == PACKET)
+                        .filter_map(|message| held(message.body))
+                    {
                         missed += u64::from(packet.id.wrapping_sub(self.last_id).saturating_sub(1));
                         self.last_id = packet.id;
                         take(packet);
@@ -238,6 +240,21 @@ impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// What the queue hands over, and what it does when it is full.
+fn parameters(flags: u16, copy_bytes: u32, fail_open: bool) -> Message {
+    const COPY_PACKET: u8 = 2;
+    const F_FAIL_OPEN: u32 = 1;
+    const F_GSO: u32 = 4;
+    let mut copy = copy_bytes.to_be_bytes().to_vec();
+    copy.push(COPY_PACKET);
+    let set = if fail_open { F_GSO | F_FAIL_OPEN } else { F_GSO };
+    queue(2, flags)
+        .attribute(2, &copy)
+        .attribute(3, &QUEUE_PACKETS_MAX.to_be_bytes())
+        .attribute(4, &(F_GSO | F_FAIL_OPEN).to_be_bytes())
+        .attribute(5, &set.to_be_bytes())
 }
 
 fn verdict(id: u32, verdict: u32) -> Message {

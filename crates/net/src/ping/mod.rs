@@ -19,8 +19,10 @@ use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, ippro
 
 use crate::{Error, Kind, Result, ResultExt as _};
 
+mod refusal;
 mod statistics;
 
+pub use refusal::Refusal;
 pub use statistics::Statistics;
 
 /// The longest payload of an IPv4 packet with an ICMP header, bytes.
@@ -32,7 +34,9 @@ const HEADER_BYTES: usize = 8;
 const IPPROTO_IP: i32 = 0;
 const IP_RECVTTL: i32 = 12;
 const IP_TTL: i32 = 2;
+const IP_RECVERR: i32 = 11;
 const IPPROTO_IPV6: i32 = 41;
+const IPV6_RECVERR: i32 = 25;
 const IPV6_RECVHOPLIMIT: i32 = 51;
 const IPV6_HOPLIMIT: i32 = 52;
 
@@ -45,6 +49,15 @@ pub struct Ping {
     identifier: u16,
     start: Instant,
     buffer: Vec<u8>,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// It was answered.
+    Reply(Reply),
+    /// Somebody on the way says that it is not.
+    Refusal(Refusal),
 }
 
 /// A reply.
@@ -87,11 +100,14 @@ impl Ping {
             Err(error) => return Err(Error::io("ICMP socket", error)),
         };
         net::connect(&socket, &SocketAddr::new(target, 0)).context(|| "connect")?;
+        let set = |level, options: [i32; 2]| {
+            options.into_iter().try_for_each(|option| sys::socket::set_number(&socket, level, option, 1))
+        };
         match target {
-            IpAddr::V4(_) => sys::socket::set_number(&socket, IPPROTO_IP, IP_RECVTTL, 1),
-            IpAddr::V6(_) => sys::socket::set_number(&socket, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1),
+            IpAddr::V4(_) => set(IPPROTO_IP, [IP_RECVTTL, IP_RECVERR]),
+            IpAddr::V6(_) => set(IPPROTO_IPV6, [IPV6_RECVHOPLIMIT, IPV6_RECVERR]),
         }
-        .context(|| "asking for the time to live")?;
+        .context(|| "asking for the time to live, and for errors")?;
         let identifier = (std::process::id() & 0xffff) as u16;
         Ok(Self { socket, raw, target, identifier, start: Instant::now(), buffer: vec![0; 1 << 16] })
     }
@@ -133,17 +149,20 @@ impl Ping {
         }
     }
 
-    /// The next reply that has arrived, if any.
+    /// The next reply or refusal that has arrived, if any.
     ///
     /// # Errors
-    /// What the kernel reports of a request: [`Kind::Unreachable`], for one.
-    pub fn receive(&mut self) -> Result<Option<Reply>> {
+    /// What the kernel reports without a packet: [`Kind::Unreachable`], for one.
+    pub fn receive(&mut self) -> Result<Option<Event>> {
         loop {
             let received = match sys::socket::receive(&self.socket, &mut self.buffer) {
                 Ok(received) => received,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::io("recvmsg", error)),
+                Err(error) => match (self.refusal(), error.kind()) {
+                    (Some(refusal), _) => return Ok(Some(Event::Refusal(refusal))),
+                    (None, std::io::ErrorKind::WouldBlock) => return Ok(None),
+                    (None, _) => return Err(Error::io("recvmsg", error)),
+                },
             };
             let hops_left = received
                 .control_number(IPPROTO_IP, IP_TTL)
@@ -155,7 +174,28 @@ impl Ping {
                 let sent = payload.first_chunk().copied().filter(|_| payload.len() >= TIME_BYTES);
                 let now = self.start.elapsed();
                 let time = sent.and_then(|sent| now.checked_sub(Duration::from_nanos(u64::from_be_bytes(sent))));
-                return Ok(Some(Reply { sequence, bytes: payload.len() + HEADER_BYTES, hops_left, time }));
+                return Ok(Some(Event::Reply(Reply {
+                    sequence,
+                    bytes: payload.len() + HEADER_BYTES,
+                    hops_left,
+                    time,
+                })));
+            }
+        }
+    }
+}
+
+impl Ping {
+    /// The next refusal of this process' requests, if there is one.
+    fn refusal(&mut self) -> Option<Refusal> {
+        let (level, kind) = if self.target.is_ipv4() { (IPPROTO_IP, IP_RECVERR) } else { (IPPROTO_IPV6, IPV6_RECVERR) };
+        loop {
+            let received = sys::socket::receive_error(&self.socket, &mut self.buffer).ok()?;
+            let note = received.control_bytes(level, kind);
+            let request = self.buffer.get(..received.len).unwrap_or_default();
+            let identifier = self.raw.then_some(self.identifier);
+            if let Some(refusal) = note.and_then(|note| Refusal::parse(note, request, identifier)) {
+                return Some(refusal);
             }
         }
     }

@@ -121,6 +121,17 @@ impl Listener {
 /// # Errors
 /// Those of netlink; that a process is not this user's is none.
 pub fn listeners() -> Result<Vec<Listener>> {
+    let mut found = sockets()?;
+    let mut holders = holders();
+    for listener in &mut found {
+        listener.processes = holders.remove(&listener.inode).unwrap_or_default();
+    }
+    found.sort_by_key(|listener| (listener.port, listener.protocol, listener.address));
+    Ok(found)
+}
+
+/// The same without the processes that hold them, in the order of the kernel.
+pub(crate) fn sockets() -> Result<Vec<Listener>> {
     let mut socket = Socket::open(Family::SockDiag)?;
     let mut found = Vec::new();
     for (protocol, number, state) in [(Protocol::Tcp, 6u8, TCP_LISTEN), (Protocol::Udp, 17, TCP_CLOSE)] {
@@ -133,11 +144,6 @@ pub fn listeners() -> Result<Vec<Listener>> {
             found.extend(socket.ask("asking the kernel for sockets", &request, take)?);
         }
     }
-    let mut holders = holders();
-    for listener in &mut found {
-        listener.processes = holders.remove(&listener.inode).unwrap_or_default();
-    }
-    found.sort_by_key(|listener| (listener.port, listener.protocol, listener.address));
     Ok(found)
 }
 

@@ -53,6 +53,20 @@ impl Correlated {
         }
         value
     }
+
+    /// The next for a [`Distribution`]: it follows the one before, and all of them together are spread as they would be
+    /// if they did not: z · √(1 − ρ²) + last · ρ of normal numbers. The sum above becomes narrower with ρ, and netem,
+    /// which takes the remainder of it, has no correlation of delays left (measured in tests/netem.rs).
+    pub fn next_spread(&mut self, random: &mut Random) -> f64 {
+        let value = random.unit();
+        if self.correlation > 0.0 {
+            let rho = self.correlation.min(1.0);
+            let fresh = quantile(value.clamp(UNIT_MIN, 1.0 - UNIT_MIN));
+            self.last = fresh * (1.0 - rho * rho).sqrt() + self.last * rho;
+            return integral(self.last);
+        }
+        value
+    }
 }
 
 /// A probability with netem's correlation.
@@ -85,6 +99,8 @@ pub enum Distribution {
     ParetoNormal,
 }
 
+/// Nearer to 0 and to 1 no distribution is asked.
+const UNIT_MIN: f64 = 1e-9;
 /// netem's tables end here, in units of the jitter.
 const SPREAD_MAX: f64 = 4.0;
 
@@ -101,7 +117,7 @@ impl Distribution {
 
     /// Where `unit` (from 0 to 1) lies in it, in units of the jitter.
     pub fn at(self, unit: f64) -> f64 {
-        let unit = unit.clamp(1e-9, 1.0 - 1e-9);
+        let unit = unit.clamp(UNIT_MIN, 1.0 - UNIT_MIN);
         // netem builds its Pareto table from (u^(-1/3) - 3/2) * 4/3.
         let pareto = |unit: f64| (((1.0 - unit).powf(-1.0 / 3.0) - 1.5) * 4.0 / 3.0).min(SPREAD_MAX);
         match self {
@@ -170,5 +186,15 @@ mod tests {
         let drawn: Vec<f64> = (0..10_000).map(|_| correlated.next(&mut random)).collect();
         let step = drawn.windows(2).map(|pair| (pair[0] - pair[1]).abs()).sum::<f64>() / 1e4;
         assert!(step < 0.06, "{step}");
+        // What is for distributions keeps its spread: a tenth of the numbers lies in each tenth.
+        let mut correlated = Correlated::new(0.9);
+        let drawn: Vec<f64> = (0..100_000).map(|_| correlated.next_spread(&mut random)).collect();
+        for tenth in 0..10 {
+            let (low, high) = (f64::from(tenth) / 10.0, f64::from(tenth + 1) / 10.0);
+            let share = drawn.iter().filter(|unit| (low..high).contains(*unit)).count() as f64 / 1e5;
+            assert!((share - 0.1).abs() < 0.015, "{low}: {share}");
+        }
+        let step = drawn.windows(2).map(|pair| (pair[0] - pair[1]).abs()).sum::<f64>() / 1e5;
+        assert!(step < 0.15, "{step}: 0.33 for independent numbers");
     }
 }
