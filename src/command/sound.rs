@@ -1,4 +1,6 @@
-//! `loopbox sound`: a sound card made of memory.
+//! `loopbox sound`: a sound card made of memory, and the loop from a source to a sink.
+
+mod loopback;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -9,7 +11,7 @@ use sound::card::{Card, Options};
 use super::{Result, Status};
 use crate::print;
 
-/// A sound card made of memory: what is played comes back as what is recorded, and as a WAV file.
+/// A sound card made of memory: what is played is what is recorded, and a WAV file; and the loop from a source to a sink.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -22,6 +24,10 @@ enum Command {
     Card(CardArgs),
     /// Measure a WAV file, and say whether it is what was expected.
     Check(CheckArgs),
+    /// What a source records is what a sink plays.
+    Loop(loopback::LoopArgs),
+    /// Sources and sinks of a sound server.
+    List(loopback::ListArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,7 +54,7 @@ struct CardArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Expectations: sound>0.5s, length<10s, tone=997, tone=440+-2, gaps=0, peak<-1, rms>-40 (dB of full \
-                        scale), rate=48000, channels=2. Exit status 1, and a line each, when one is not met."
+                        scale), lufs=-23+-1, rate=48000, channels=2. Exit status 1, and a line each, when one is not met."
 )]
 struct CheckArgs {
     /// The file.
@@ -58,6 +64,10 @@ struct CheckArgs {
     /// What it has to be, behind commas; without, what was measured is printed.
     #[arg(long, value_name = "EXPECTATION[,EXPECTATION]...")]
     expect: Option<String>,
+
+    /// Draw it, waveform and spectrogram, into a picture: `out.png`, `out.svg`.
+    #[arg(long, value_name = "PICTURE")]
+    plot: Option<PathBuf>,
 }
 
 /// A card for one command: where it will be, and what the command has to know.
@@ -166,18 +176,24 @@ pub fn run(args: &Args) -> Result {
     match &args.command {
         Command::Card(args) => card(args),
         Command::Check(args) => check(args),
+        Command::Loop(args) => loopback::run(args),
+        Command::List(args) => loopback::list(args),
     }
 }
 
 fn check(args: &CheckArgs) -> Result {
     let expectations = args.expect.as_deref().map(sound::check::expectations).transpose()?;
     let found = sound::check::measure(&args.file)?;
+    if let Some(picture) = &args.plot {
+        sound::plot::plot(&args.file, picture)?;
+    }
     let Some(expectations) = expectations else {
         print::line(&format!("format    {}", found.spec))?;
         print::line(&format!("length    {:.3} s", found.length_seconds))?;
         print::line(&format!("sound     {:.3} s", found.sound_seconds))?;
         print::line(&format!("peak      {:.2} dB", found.peak_db))?;
         print::line(&format!("rms       {:.2} dB", found.rms_db))?;
+        print::line(&format!("loudness  {:.1} LUFS", found.loudness_lufs))?;
         print::line(&format!("gaps      {}", found.gaps))?;
         print::line(&format!("tone      {:.2} Hz", found.tone_hertz))?;
         return Ok(Status::Done);

@@ -46,7 +46,11 @@ fn noise() -> Vec<u8> {
 
 /// The samples of a file whose header must be right.
 fn samples(session: &Session) -> Vec<u8> {
-    let file = std::fs::read(session.join("out.wav")).unwrap();
+    samples_of(session, "out.wav")
+}
+
+fn samples_of(session: &Session, name: &str) -> Vec<u8> {
+    let file = std::fs::read(session.join(name)).unwrap();
     let word = |at: usize| u32::from_le_bytes([file[at], file[at + 1], file[at + 2], file[at + 3]]) as usize;
     assert_eq!((&file[..4], &file[96..100]), (&b"RIFF"[..], &b"data"[..]));
     assert_eq!(word(4), word(100) + 96);
@@ -106,6 +110,9 @@ fn run_gives_a_command_a_card_of_its_own() {
     let wav = session.join("out.wav").display().to_string();
     assert!(session.done(["sound", "check", &wav]).contains("s16le 2ch 48000Hz"));
     session.done(["sound", "check", &wav, "--expect", "length>4s, rate=48000, peak>-1"]);
+    let picture = session.join("out.svg").display().to_string();
+    session.done(["sound", "check", &wav, "--expect", "lufs>-3", "--plot", &picture]);
+    assert!(std::fs::read_to_string(&picture).unwrap().starts_with("<svg"));
     let output = session.output(["sound", "check", &wav, "--expect", "length>4s, sound<1s"]);
     assert_eq!((output.status.code(), rig::text(&output).lines().count()), (Some(1), 1), "{}", rig::text(&output));
     let plan = session.done(["run", "--dry-run", "--sound", "x.wav", "--", "true"]);
@@ -125,4 +132,102 @@ fn a_card_that_cannot_be_says_why() {
     let said = session.fails(["sound", "card", "--listen", &socket]);
     assert!(said.contains("listens there already"), "{said}");
     card.signal(rustix::process::Signal::TERM);
+}
+
+#[test]
+fn the_loop_runs_between_two_cards_shows_levels_and_ends_by_a_signal() {
+    let session = Session::new(User::Ordinary, "sound");
+    let mut card = Card::start(&session, ",mic=tone");
+    let server = card.environment[0].1.clone();
+    let listed = session.done(["sound", "list", "--server", &server]);
+    assert!(
+        listed.contains("loopbox.mic") && listed.contains("default") && listed.contains("s16le 2ch 48000Hz"),
+        "{listed}"
+    );
+    let json = session.done(["sound", "list", "--server", &server, "--json"]);
+    assert!(json.contains(r#""name": "loopbox.monitor""#) || json.contains(r#""name":"loopbox.monitor""#), "{json}");
+    let said = session.fails(["sound", "loop", "--server", &server, "--source", "nobody"]);
+    assert!(said.contains("nobody") && said.contains("sound list"), "{said}");
+    assert!(rig::text(&session.output(["sound", "loop", "--latency", "1h"])).contains("20ms"));
+    assert!(session.fails(["sound", "list", "--server", "tcp:host"]).contains("unix"));
+    let mut command = session.loopbox();
+    command.args(["sound", "loop", "--server", &server, "--latency", "200ms", "--meter", "--wav"]);
+    let mut looping = command.arg(session.join("loop.wav")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(looping.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().is_some_and(|line| line.starts_with("loopbox.mic -> loopbox, ")));
+    let level = lines.find(|line| line.contains("-20.0 dB") && line.contains("copying"));
+    assert!(level.is_some_and(|line| line.contains("ms")));
+    let id = rustix::process::Pid::from_child(&looping);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert!(looping.wait().unwrap().success());
+    assert!(lines.last().is_some_and(|line| line.contains("gaps")));
+    card.signal(rustix::process::Signal::TERM);
+    session.done([
+        "sound",
+        "check",
+        session.join("loop.wav").to_str().unwrap(),
+        "--expect",
+        "tone=997, sound>0.1s, peak<-19",
+    ]);
+}
+
+#[test]
+fn a_microphone_that_is_a_file_and_gaps_that_are_asked_for() {
+    rig::requires!("paplay", "parec");
+    let session = Session::new(User::Ordinary, "sound");
+    std::fs::write(session.join("in.raw"), noise()).unwrap();
+    let mut first = Card::start(&session, ",clock=free");
+    first.run(&session, "paplay", &["--raw", "--rate=48000", session.join("in.raw").to_str().unwrap()]);
+    first.signal(rustix::process::Signal::TERM);
+    std::fs::rename(session.join("out.wav"), session.join("mic.wav")).unwrap();
+    let mut second =
+        Card::start(&session, &format!(",gap=20ms/1s,clock=free,mic={}", session.join("mic.wav").display()));
+    let mut recorder = session.command("parec");
+    recorder.args(["--raw", "--rate=48000", "--channels=2", "--format=s16le"]);
+    let mut recorder =
+        recorder.envs(second.environment.iter().map(|(n, v)| (n, v))).stdout(Stdio::piped()).spawn().unwrap();
+    let mut heard = vec![0; 100_000];
+    std::io::Read::read_exact(&mut recorder.stdout.take().unwrap(), &mut heard).unwrap();
+    recorder.kill().unwrap();
+    recorder.wait().unwrap();
+    assert!(noise().starts_with(&heard), "the microphone is the file from its beginning");
+    second.run(&session, "paplay", &["--raw", "--rate=48000", session.join("in.raw").to_str().unwrap()]);
+    second.signal(rustix::process::Signal::TERM);
+    let samples = samples(&session);
+    let silent = samples.as_chunks::<4>().0.iter().filter(|frame| **frame == [0; 4]).count();
+    assert!((1920..=2880).contains(&silent), "{silent} silent frames of two seconds");
+    let wav = session.join("out.wav").display().to_string();
+    assert!(session.fails(["run", "--sound", "x.wav,mic=/nowhere.wav", "--", "true"]).contains("nowhere"));
+    assert_eq!(session.output(["sound", "check", &wav, "--expect", "gaps=0"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_folder_has_a_file_for_each_program_and_their_sum() {
+    rig::requires!("paplay");
+    let session = Session::new(User::Ordinary, "sound");
+    // Quiet enough that the sum is no more than full scale.
+    let quiet = |step: u64| -> Vec<u8> {
+        let sample = |n: u64| ((n.wrapping_mul(step) >> 33) as i16 >> 2) | 1;
+        (0..100_000).flat_map(|n| sample(n).to_le_bytes()).collect()
+    };
+    let (one, two) = (quiet(0x9e37_79b9_7f4a_7c15), quiet(0x2545_f491_4f6c_dd1d));
+    std::fs::write(session.join("one.raw"), &one).unwrap();
+    std::fs::write(session.join("two.raw"), &two).unwrap();
+    let play = |name: &str| {
+        format!("paplay --raw --rate=48000 --client-name={name} {}", session.join(format!("{name}.raw")).display())
+    };
+    let script = format!("{} & {} & wait; {}", play("one"), play("two"), play("one"));
+    let folder = format!("{}/,clock=free", session.join("sound").display());
+    session.done(["run", "--sound", &folder, "--", "sh", "-c", &script]);
+    let files = ["mix", "one", "two", "one-2"].map(|name| samples_of(&session, &format!("sound/{name}.wav")));
+    let sample = |file: &Vec<u8>, n: usize| file.get(2 * n..2 * n + 2).map_or(0, |b| i16::from_le_bytes([b[0], b[1]]));
+    for n in 0..files[0].len() / 2 {
+        assert_eq!(sample(&files[0], n), files[1..].iter().map(|file| sample(file, n)).sum::<i16>(), "sample {n}");
+    }
+    assert!(files[1].ends_with(&one) && files[2].ends_with(&two) && files[3].ends_with(&one));
+    let events = std::fs::read_to_string(session.join("sound/events.jsonl")).unwrap();
+    for (event, count) in [("created", 3), ("started", 3), ("drained", 3), ("removed", 3), ("underrun", 0)] {
+        assert_eq!(events.matches(&format!(r#""event":"{event}""#)).count(), count, "{event} in:\n{events}");
+    }
+    assert!(events.contains(r#""application":"two""#) && events.contains(r#""file":"one-2.wav""#), "{events}");
 }

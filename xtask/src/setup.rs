@@ -48,6 +48,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-server", "a real server"),
     ("parted", "partition tables"),
     ("postgresql-15", "a real server, and pgbench"),
+    ("pulseaudio", "another sound server"),
     ("pulseaudio-utils", "pactl, paplay, parec"),
     ("python3-libnbd", "nbdsh: single requests of a client"),
     ("qemu-system-x86", "guests with a kernel of their own"),

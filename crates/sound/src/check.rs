@@ -30,6 +30,8 @@ pub struct Measure {
     pub rms_db: f64,
     /// Silences of 5 ms and more between two sounds.
     pub gaps: u64,
+    /// Integrated loudness in LUFS (EBU R 128); minus infinity for silence.
+    pub loudness_lufs: f64,
     /// The frequency of the first channel's zero crossings, in Hz; 0 for silence.
     pub tone_hertz: f64,
 }
@@ -45,8 +47,12 @@ pub fn measure(path: &Path) -> Result<Measure> {
     let gap = (GAP_SECONDS * rate).ceil() as u64;
     let (mut peak, mut sum, mut frames, mut sounding, mut gaps, mut silent) = (0.0f64, 0.0, 0u64, 0u64, 0, None::<u64>);
     let mut crossings = Crossings::default();
+    let unmeasured = |error| Error::new(Kind::Unsupported, format!("loudness of {spec}: {error}"));
+    let mut loudness =
+        ebur128::EbuR128::new(u32::from(spec.channels), spec.rate, ebur128::Mode::I).map_err(unmeasured)?;
     let mut samples = Vec::new();
     while reader.read(BLOCK, &mut samples)? > 0 {
+        loudness.add_frames_f64(&samples).map_err(unmeasured)?;
         for frame in samples.chunks_exact(channels) {
             let loudest = frame.iter().fold(0.0f64, |most, sample| most.max(sample.abs()));
             sum += frame.iter().map(|sample| sample * sample).sum::<f64>();
@@ -75,6 +81,7 @@ pub fn measure(path: &Path) -> Result<Measure> {
         peak_db: 20.0 * peak.log10(),
         rms_db: 10.0 * (sum / count).log10(),
         gaps,
+        loudness_lufs: loudness.loudness_global().map_err(unmeasured)?,
         tone_hertz: crossings.per_frame() * rate,
     })
 }
@@ -111,8 +118,8 @@ impl Crossings {
     }
 }
 
-/// An expectation: `sound>0.5s`, `length<10s`, `tone=997`, `tone=440+-2`, `gaps=0`, `peak<-1`, `rms>-40`, `rate=48000`,
-/// `channels=2`.
+/// An expectation: `sound>0.5s`, `length<10s`, `tone=997`, `tone=440+-2`, `gaps=0`, `peak<-1`, `rms>-40`,
+/// `lufs=-23+-1`, `rate=48000`, `channels=2`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expectation {
     text: String,
@@ -128,6 +135,7 @@ enum Quantity {
     Gaps,
     Peak,
     Rms,
+    Loudness,
     Rate,
     Channels,
 }
@@ -146,6 +154,7 @@ const QUANTITIES: &[(&str, Quantity)] = &[
     ("gaps", Quantity::Gaps),
     ("peak", Quantity::Peak),
     ("rms", Quantity::Rms),
+    ("lufs", Quantity::Loudness),
     ("rate", Quantity::Rate),
     ("channels", Quantity::Channels),
 ];
@@ -159,7 +168,7 @@ pub fn expectations(text: &str) -> Result<Vec<Expectation>> {
 }
 
 fn expectation(text: &str) -> Result<Expectation> {
-    let known = "not sound, length, tone, gaps, peak, rms, rate or channels, then `<`, `>` or `=`, then a number";
+    let known = "not sound, length, tone, gaps, peak, rms, lufs, rate or channels, then `<`, `>` or `=`, then a number";
     let invalid = || Error::new(Kind::Invalid, format!("expectation `{text}`: {known}"));
     let at = text.find(['<', '>', '=']).ok_or_else(invalid)?;
     let (name, rest) = text.split_at(at);
@@ -167,7 +176,7 @@ fn expectation(text: &str) -> Result<Expectation> {
     let (_, quantity) = QUANTITIES.iter().find(|(word, _)| *word == name.trim()).ok_or_else(invalid)?;
     let units = if matches!(quantity, Quantity::Sound | Quantity::Length) { "s" } else { "" };
     let parse = |text: &str| {
-        let text = text.trim().trim_end_matches("Hz").trim_end_matches("dB");
+        let text = text.trim().trim_end_matches("Hz").trim_end_matches("dB").trim_end_matches("LUFS");
         let text = if units.is_empty() { text } else { text.trim_end_matches(units) };
         text.trim().parse::<f64>().ok().filter(|number| number.is_finite()).ok_or_else(invalid)
     };
@@ -182,7 +191,7 @@ fn expectation(text: &str) -> Result<Expectation> {
                 Quantity::Gaps | Quantity::Rate | Quantity::Channels => 0.0,
                 Quantity::Tone => value.abs() * 0.001,
                 Quantity::Sound | Quantity::Length => 0.01,
-                Quantity::Peak | Quantity::Rms => 0.1,
+                Quantity::Peak | Quantity::Rms | Quantity::Loudness => 0.1,
             };
             Relation::Equal { value, within }
         }
@@ -201,6 +210,7 @@ impl Expectation {
             Quantity::Gaps => (measure.gaps as f64, ""),
             Quantity::Peak => (measure.peak_db, " dB"),
             Quantity::Rms => (measure.rms_db, " dB"),
+            Quantity::Loudness => (measure.loudness_lufs, " LUFS"),
             Quantity::Rate => (f64::from(measure.spec.rate), " Hz"),
             Quantity::Channels => (f64::from(measure.spec.channels), ""),
         };
@@ -239,7 +249,7 @@ mod tests {
     fn a_tone_is_measured_and_expected() {
         let measure = file(&tone(96_000, 997.0));
         assert!((measure.tone_hertz - 997.0).abs() < 0.01, "{measure:?}");
-        let met = "sound>1.9s, length=2s, tone=997, gaps=0, peak<-6, rms=-9.03, rate=48000, channels=2, tone=1000+-5";
+        let met = "sound>1.9s, length=2s, tone=997, gaps=0, peak<-6, rms=-9.03, rate=48000, channels=2, tone=1000+-5, lufs=-5.99+-0.1";
         for expectation in expectations(met).unwrap() {
             assert_eq!(expectation.failure(&measure), None);
         }

@@ -6,7 +6,9 @@
 //! pcm         sample formats, channel maps, what a frame is
 //! mix         channels of one map into channels of another
 //! resample    one rate into another
+//! loopback    the loop from a source to a sink: an engine without clock or I/O, and a client that drives it
 //! check       what is in a WAV file, and whether it was expected
+//! plot        a picture of a WAV file
 //! wav         WAV and RF64 files, right after a kill at any moment
 //! ```
 //!
@@ -17,8 +19,10 @@
 pub mod card;
 pub mod check;
 mod error;
+pub mod loopback;
 pub mod mix;
 pub mod pcm;
+pub mod plot;
 pub mod pulse;
 pub mod resample;
 pub mod wav;

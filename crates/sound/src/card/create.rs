@@ -76,6 +76,7 @@ impl Engine {
             }
         });
         self.playbacks.insert(index, stream);
+        self.note("created", index);
         self.notify(facility::SINK_INPUT, event::NEW, index);
         answer
     }
@@ -122,12 +123,13 @@ impl Engine {
             packet.u32(channel).u32(index).u32(maxlength).u32(fragsize);
             let name = self.sources.iter().find(|s| s.index == source).map(|s| s.name.as_str());
             packet.spec(&spec).map(&stream.map).u32(source).maybe_text(name).bool(false);
-            packet.micros(spec.micros(u64::from(fragsize)));
+            packet.micros(0);
             if asker.version >= 22 {
                 packet.format_info(&format_info(&spec, &stream.map));
             }
         });
         self.records.insert(index, stream);
+        self.note("recording", index);
         self.notify(facility::SOURCE_OUTPUT, event::NEW, index);
         answer
     }
@@ -233,6 +235,7 @@ impl Engine {
         }
         let index = self.take_index();
         self.playbacks.insert(index, stream);
+        self.note("created", index);
         self.notify(facility::SINK_INPUT, event::NEW, index);
         reply(|packet| {
             packet.u32(index);

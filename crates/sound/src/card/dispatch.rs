@@ -194,6 +194,7 @@ impl Engine {
                         stream.buffer.prebuffer();
                     }
                 }
+                self.note(if corked { "corked" } else { "uncorked" }, index);
                 self.notify(facility::SINK_INPUT, event::CHANGE, index);
                 YES
             }

@@ -14,8 +14,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::engine::CLIENTS_MAX;
+use super::folder::Output;
 use super::{Engine, Heard, Now, Options};
-use crate::wav::Writer;
 use crate::{Error, Kind, Result};
 
 /// Most bytes that are taken from one client before the others have their turn.
@@ -59,27 +59,25 @@ impl Meter {
 pub type Environment = Vec<(&'static str, OsString)>;
 
 impl Card {
-    /// Listens on `socket` and plays into `wav`. When it returns, programs can connect.
+    /// Listens on `socket` and plays into `wav`, a file, or a folder for a file of each stream. When it returns, programs can connect.
     ///
     /// # Errors
-    /// [`Kind::Busy`] when something listens there already; what the system says.
-    pub fn start(options: Options, socket: &Path, wav: Option<&Path>) -> Result<Self> {
-        let wav = wav.map(|path| Writer::create(path, options.spec, &options.map)).transpose()?;
+    /// [`Kind::Busy`] when something listens there already; those of [`Options::load`]; what the system says.
+    pub fn start(mut options: Options, socket: &Path, wav: Option<&Path>) -> Result<Self> {
+        options.load()?;
+        let wav = wav.map(|path| Output::create(path, &options)).transpose()?;
         let listener = listen(socket)?;
         let failed = |error: Errno| Error::io("an event counter", error);
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let stopped = stop.try_clone().map_err(|error| Error::io("an event counter", error))?;
         let meter = Arc::<Meter>::default();
         let measured = Arc::clone(&meter);
-        let driver = Driver {
-            meter: measured,
-            engine: Engine::new(options),
-            listener,
-            stop: stopped,
-            clients: Vec::new(),
-            wav,
-            failure: None,
-        };
+        let mut engine = Engine::new(options);
+        if wav.as_ref().is_some_and(Output::is_folder) {
+            engine.trace();
+        }
+        let driver =
+            Driver { meter: measured, engine, listener, stop: stopped, clients: Vec::new(), wav, failure: None };
         let thread = std::thread::Builder::new().name("sound card".to_owned()).spawn(|| driver.run());
         let thread = thread.map_err(|error| Error::io("a thread for the sound card", error))?;
         Ok(Self { socket: socket.to_owned(), stop, meter, thread: Some(thread) })
@@ -168,7 +166,7 @@ struct Driver {
     listener: UnixListener,
     stop: OwnedFd,
     clients: Vec<(u32, UnixStream)>,
-    wav: Option<Writer>,
+    wav: Option<Output>,
     failure: Option<Error>,
 }
 
@@ -250,24 +248,16 @@ impl Driver {
     }
 
     fn write_heard(&mut self) {
-        let heard = self.engine.heard();
+        let (heard, happened) = (self.engine.heard(), self.engine.happened());
         self.meter.add(self.engine.position(), &heard);
         let Some(wav) = &mut self.wav else { return };
-        for piece in heard {
-            let written = match piece {
-                Heard::Samples(samples) => {
-                    let mut bytes = Vec::new();
-                    wav.spec().format.encode(&samples, &mut bytes);
-                    wav.write(&bytes)
-                }
-                Heard::Silence(frames) => wav.write_silence(frames),
-            };
-            if let Err(error) = written {
-                // The card goes on without the file; whoever stops it learns why.
-                self.failure = Some(error);
-                self.wav = None;
-                return;
-            }
+        if heard.is_empty() && happened.is_empty() {
+            return;
+        }
+        if let Err(error) = wav.write(heard, happened) {
+            // The card goes on without the file; whoever stops it learns why.
+            self.failure = Some(error);
+            self.wav = None;
         }
     }
 }

@@ -46,6 +46,31 @@ pub enum Heard {
     Silence(u64),
 }
 
+/// What happened to a stream, for a folder of WAV files. Frames are those of the mix, from its first sound on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Happened {
+    /// What it gave to the mix, before the sink's volume.
+    Played {
+        /// Its index.
+        stream: u32,
+        /// Where the samples belong.
+        frame: u64,
+        /// Interleaved samples of the card.
+        samples: Vec<f64>,
+    },
+    /// Something that is worth a line.
+    Event {
+        /// Where it belongs; `None` before the first sound.
+        frame: Option<u64>,
+        /// In a word.
+        event: &'static str,
+        /// Its index.
+        stream: u32,
+        /// Whose it is.
+        application: String,
+    },
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Client {
     pub version: u32,
@@ -132,7 +157,14 @@ pub struct Engine {
     hearing: bool,
     silence: u64,
     heard: Vec<Heard>,
+    /// Whether each stream's part is kept; what happened; the frame of the mix that it belongs to, and where the mix ends.
+    traces: bool,
+    happened: Vec<Happened>,
+    mark: u64,
+    mixed: u64,
     phase: u64,
+    /// Where the microphone is in its file.
+    mic_at: usize,
 }
 
 impl Engine {
@@ -158,7 +190,12 @@ impl Engine {
             hearing: false,
             silence: 0,
             heard: Vec::new(),
+            traces: false,
+            happened: Vec::new(),
+            mark: 0,
+            mixed: 0,
             phase: 0,
+            mic_at: 0,
         };
         engine.add_sink("loopbox", "loopbox: what is played is what is recorded", None);
         engine.sources.push(Source {
@@ -229,12 +266,14 @@ impl Engine {
     }
 
     pub(super) fn remove_playback(&mut self, index: u32) {
+        self.note("removed", index);
         if self.playbacks.remove(&index).is_some() {
             self.notify(facility::SINK_INPUT, event::REMOVE, index);
         }
     }
 
     pub(super) fn remove_record(&mut self, index: u32) {
+        self.note("removed", index);
         if self.records.remove(&index).is_some() {
             self.notify(facility::SOURCE_OUTPUT, event::REMOVE, index);
         }
@@ -270,6 +309,30 @@ impl Engine {
     /// What has been heard since the last call.
     pub fn heard(&mut self) -> Vec<Heard> {
         std::mem::take(&mut self.heard)
+    }
+
+    /// Keeps each stream's part of the mix, and what happens, for [`Engine::happened`].
+    pub fn trace(&mut self) {
+        self.traces = true;
+    }
+
+    /// What has happened since the last call.
+    pub fn happened(&mut self) -> Vec<Happened> {
+        std::mem::take(&mut self.happened)
+    }
+
+    /// Something happens to a stream.
+    pub(super) fn note(&mut self, event: &'static str, stream: u32) {
+        if !self.traces {
+            return;
+        }
+        let playback = self.playbacks.get(&stream).map(|stream| &stream.properties);
+        let properties = playback.or(self.records.get(&stream).map(|stream| &stream.properties));
+        let name = ["application.name", "application.process.binary", "media.name"];
+        let application = properties.and_then(|list| name.iter().find_map(|key| list.text(key)));
+        let application = application.unwrap_or_default().to_owned();
+        let frame = self.hearing.then_some(self.mark);
+        self.happened.push(Happened::Event { frame, event, stream, application });
     }
 
     /// Frames of the card's clock so far.
@@ -313,8 +376,8 @@ impl Engine {
         match self.options.clock {
             Clock::Real { speed_ppm } => {
                 let origin = *self.origin.get_or_insert(now.nanos);
-                let rate = u128::from(self.options.spec.rate) * u128::from(speed_ppm);
-                let frames = u128::from(now.nanos.saturating_sub(origin)) * rate / (NANOS * 1_000_000);
+                let rate = u128::from(self.options.spec.rate) * self.speed_ppb(speed_ppm);
+                let frames = u128::from(now.nanos.saturating_sub(origin)) * rate / (NANOS * NANOS);
                 let to = u64::try_from(frames).unwrap_or(u64::MAX);
                 // A machine that is too slow for its streams falls behind, and still serves its clients.
                 for _ in 0..REAL_BLOCKS {
@@ -330,6 +393,26 @@ impl Engine {
         }
         self.send_records(false);
         self.send_requests(false);
+    }
+
+    /// The clock's speed, its drift included, in parts per thousand million.
+    fn speed_ppb(&self, speed_ppm: u64) -> u128 {
+        let nominal = u128::from(speed_ppm) * 1000;
+        let drift = nominal * u128::from(self.options.drift_ppb.unsigned_abs()) / NANOS;
+        if self.options.drift_ppb < 0 { nominal.saturating_sub(drift).max(1) } else { nominal + drift }
+    }
+
+    /// Silences what falls into a gap, of frames that begin at `first`.
+    fn cut_gaps(&mut self, first: u64) {
+        let (Some(gap), Some(sink)) = (self.options.gap, self.sinks.first_mut()) else { return };
+        let frames = |time: std::time::Duration| time.as_nanos() * u128::from(self.options.spec.rate) / NANOS;
+        let (period, sounding) = (frames(gap.period).max(1), frames(gap.period - gap.length));
+        let channels = usize::from(self.options.spec.channels);
+        for (number, frame) in (u128::from(first)..).zip(sink.bus.chunks_exact_mut(channels)) {
+            if number % period >= sounding {
+                frame.fill(0.0);
+            }
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -429,7 +512,7 @@ impl Engine {
                 let frames = streams.chain(records).min()?;
                 let origin = u128::from(self.origin.unwrap_or(self.now.nanos));
                 let position = u128::from(self.position) + u128::from(frames.max(1));
-                let at = (position * NANOS * 1_000_000).div_ceil(u128::from(rate) * u128::from(speed_ppm)) + origin;
+                let at = (position * NANOS * NANOS).div_ceil(u128::from(rate) * self.speed_ppb(speed_ppm)) + origin;
                 let wait = u64::try_from(at).unwrap_or(u64::MAX).saturating_sub(self.now.nanos);
                 Some(wait.clamp(200_000, TICK_NANOS))
             }
@@ -452,6 +535,8 @@ impl Engine {
         self.position += frames;
         if self.is_idle() {
             self.silence += if self.hearing { frames } else { 0 };
+            self.mixed += if self.hearing { frames } else { 0 };
+            self.mark = self.mixed;
             for sink in &mut self.sinks {
                 let gone =
                     usize::try_from(frames).unwrap_or(usize::MAX).saturating_mul(self.options.spec.channels.into());
@@ -468,6 +553,7 @@ impl Engine {
         let mut direct: BTreeMap<u32, Vec<f64>> =
             self.records.values().filter_map(|record| record.direct).map(|input| (input, vec![0.0; samples])).collect();
         let mut played = false;
+        let mut parts = Vec::new();
         for sink in &mut self.sinks {
             sink.bus.clear();
             sink.bus.resize(samples, 0.0);
@@ -477,9 +563,17 @@ impl Engine {
             // One that has nothing to play counts as silence until it goes on.
             played |= sink.index == 0 && stream.is_running() && stream.frames() > 0;
             let mut own = Vec::new();
-            if let Some(alone) = direct.get_mut(index) {
-                stream.play(frames, alone, &mut own);
-                sink.bus.iter_mut().zip(alone.iter()).for_each(|(sum, sample)| *sum += sample);
+            let traced = self.traces && sink.index == 0;
+            if traced || direct.contains_key(index) {
+                let mut alone = vec![0.0; samples];
+                stream.play(frames, &mut alone, &mut own);
+                sink.bus.iter_mut().zip(&alone).for_each(|(sum, sample)| *sum += sample);
+                if let Some(kept) = direct.get_mut(index) {
+                    kept.copy_from_slice(&alone);
+                }
+                if traced && alone.iter().any(|sample| *sample != 0.0) {
+                    parts.push((*index, alone));
+                }
             } else {
                 stream.play(frames, &mut sink.bus, &mut own);
             }
@@ -491,7 +585,15 @@ impl Engine {
                 sink.bus.iter_mut().for_each(|sample| *sample *= self.options.gain);
             }
         }
+        self.cut_gaps(self.position - frames as u64);
         self.hear(played, frames as u64);
+        if self.hearing {
+            let frame = self.mixed;
+            self.mark = frame;
+            self.mixed += frames as u64;
+            let parts = parts.into_iter().map(|(stream, samples)| Happened::Played { stream, frame, samples });
+            self.happened.extend(parts);
+        }
         for sink in &mut self.sinks {
             if !sink.delay.is_empty() {
                 sink.delay.extend(&sink.bus);
@@ -501,6 +603,7 @@ impl Engine {
         }
         self.record(frames, &direct);
         self.tell(events);
+        self.mark = self.mixed;
     }
 
     /// The mix of the first sink, for the WAV file.
@@ -531,12 +634,20 @@ impl Engine {
             }
             let sink = source.monitor_of.unwrap_or(0);
             let carried = self.sinks.iter().find(|s| s.index == sink).map(|s| s.bus.as_slice()).unwrap_or_default();
-            let mut samples = match (source.monitor_of, self.options.mic) {
+            let mut samples = match (source.monitor_of, &self.options.mic) {
                 (Some(_), _) | (None, Mic::Loop) => carried.to_vec(),
-                (None, Mic::Silence) => vec![0.0; carried.len()],
+                (None, Mic::Silence | Mic::Wav(_)) => vec![0.0; carried.len()],
+                (None, Mic::Samples(samples)) => {
+                    let length = samples.len().max(1);
+                    let first = self.mic_at;
+                    self.mic_at = (first + carried.len()) % length;
+                    (0..carried.len())
+                        .map(|n| samples.get((first + n) % length).map_or(0.0, |x| f64::from(*x)))
+                        .collect()
+                }
                 (None, Mic::Tone(hertz)) => {
                     let rate = f64::from(self.options.spec.rate);
-                    let tone = |n: u64| (std::f64::consts::TAU * (n as f64 * hertz / rate).fract()).sin() * 0.1;
+                    let tone = |n: u64| (std::f64::consts::TAU * (n as f64 * *hertz / rate).fract()).sin() * 0.1;
                     let first = self.phase;
                     (first..first + frames as u64).flat_map(|n| std::iter::repeat_n(tone(n), channels.into())).collect()
                 }
@@ -554,6 +665,13 @@ impl Engine {
 
     fn tell(&mut self, events: Vec<(u32, Event)>) {
         for (index, event) in events {
+            let word = match event {
+                Event::Started => "started",
+                Event::Underflow(_) => "underrun",
+                Event::Drained(_) => "drained",
+                Event::Over => "over",
+            };
+            self.note(word, index);
             let Some(owner) = self.playbacks.get(&index).map(|stream| stream.owner) else { continue };
             let Some(owner) = owner else {
                 // A sample of the cache: nobody waits for news of it.

@@ -146,20 +146,26 @@ impl Reader {
 
 /// Appends a packet of control.
 pub fn put_packet(packet: &[u8], out: &mut Vec<u8>) {
-    put_header(packet.len(), CONTROL, out);
+    put_header(packet.len(), CONTROL, 0, 0, out);
     out.extend_from_slice(packet);
 }
 
 /// Appends a block of samples.
 pub fn put_samples(channel: u32, samples: &[u8], out: &mut Vec<u8>) {
-    put_header(samples.len(), channel, out);
+    put_samples_at(channel, Seek::Relative, 0, samples, out);
+}
+
+/// Appends a block of samples that goes to a place of its own.
+pub fn put_samples_at(channel: u32, seek: Seek, offset: i64, samples: &[u8], out: &mut Vec<u8>) {
+    put_header(samples.len(), channel, offset, seek as u32, out);
     out.extend_from_slice(samples);
 }
 
-fn put_header(length: usize, channel: u32, out: &mut Vec<u8>) {
+fn put_header(length: usize, channel: u32, offset: i64, flags: u32, out: &mut Vec<u8>) {
     out.extend((length as u32).to_be_bytes());
     out.extend(channel.to_be_bytes());
-    out.extend([0; 12]);
+    out.extend(offset.to_be_bytes());
+    out.extend(flags.to_be_bytes());
 }
 
 #[cfg(test)]

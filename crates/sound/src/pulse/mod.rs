@@ -4,12 +4,14 @@
 //! frame     what is on the socket: packets of control, and blocks of samples with channel, seek mode and offset
 //! tag       tagstructs: what is in a packet
 //! command   the numbers of commands, errors, events
+//! client    the other side: a client, without its socket
 //! buffer    the buffer of a playback stream: write and read index, prebuffering, requests
 //! ```
 //!
 //! There is no specification but PulseAudio itself: `PROTOCOL` and `src/pulsecore/native-common.h` of its source.
 
 pub mod buffer;
+pub mod client;
 pub mod command;
 pub mod frame;
 pub mod tag;

@@ -208,6 +208,30 @@ impl<'a> Reader<'a> {
         Ok((self.raw_u32()?, self.raw_u32()?))
     }
 
+    /// A large number.
+    pub fn u64(&mut self) -> Result<u64> {
+        self.tag(b'R')?;
+        Ok(u64::from_be_bytes(self.bytes()?))
+    }
+
+    /// A large number with a sign.
+    pub fn i64(&mut self) -> Result<i64> {
+        self.tag(b'r')?;
+        Ok(i64::from_be_bytes(self.bytes()?))
+    }
+
+    /// Microseconds.
+    pub fn micros(&mut self) -> Result<u64> {
+        self.tag(b'U')?;
+        Ok(u64::from_be_bytes(self.bytes()?))
+    }
+
+    /// One volume.
+    pub fn volume(&mut self) -> Result<u32> {
+        self.tag(b'V')?;
+        self.raw_u32()
+    }
+
     /// Properties.
     pub fn properties(&mut self) -> Result<Properties> {
         self.tag(b'P')?;
@@ -229,6 +253,11 @@ impl<'a> Reader<'a> {
         Ok(FormatInfo { encoding: self.u8()?, properties: self.properties()? })
     }
 
+    /// What is left.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Nothing is left.
     pub fn end(&self) -> Result<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed) }
@@ -247,6 +276,10 @@ impl<'a> Reader<'a> {
                 b'v' => self.volumes().map(|_| ()),
                 b'x' => self.arbitrary().map(|_| ()),
                 b'T' => self.time().map(|_| ()),
+                b'R' => self.u64().map(|_| ()),
+                b'r' => self.i64().map(|_| ()),
+                b'U' => self.micros().map(|_| ()),
+                b'V' => self.volume().map(|_| ()),
                 b'P' => self.properties().map(|_| ()),
                 b'f' => self.format_info().map(|_| ()),
                 _ => return,
