@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::contest::{Contest, Row, Unit};
-use crate::images::{BIG_BYTES, FILES, Images, evict};
+use crate::images::{FILES, Images, evict};
 
 /// A way to mount, and to unmount.
 #[derive(Clone)]
-struct Mounter {
-    name: &'static str,
+pub(crate) struct Mounter {
+    pub name: &'static str,
     mount: Vec<String>,
     umount: Vec<String>,
 }
 
 impl Mounter {
-    fn new(name: &'static str, mount: &[&str], umount: &[&str]) -> Self {
+    pub fn new(name: &'static str, mount: &[&str], umount: &[&str]) -> Self {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         Self { name, mount: words(mount), umount: words(umount) }
     }
@@ -35,12 +35,12 @@ impl Mounter {
         rig::run_command(&mut command);
     }
 
-    fn mount(&self, image: &Path, folder: &Path) {
+    pub fn mount(&self, image: &Path, folder: &Path) {
         Self::command(&self.mount, image, folder);
     }
 
     /// Some peers return before the mount is gone: waits until it is.
-    fn umount(&self, image: &Path, folder: &Path) {
+    pub fn umount(&self, image: &Path, folder: &Path) {
         Self::command(&self.umount, image, folder);
         rig::wait_until("unmounted", || !mounted(folder));
     }
@@ -153,11 +153,12 @@ fn mounted_rows(program: &Path, images: &Images, format: &str, image: &Path) -> 
     rows
 }
 
-fn read_all(file: &Path) {
+pub(crate) fn read_all(file: &Path) {
     let file = fs::File::open(file).unwrap();
     let mut buf = vec![0; 1 << 20];
     let mut offset = 0;
-    while offset < BIG_BYTES {
+    let size = file.metadata().unwrap().len();
+    while offset < size {
         let len = file.read_at(&mut buf, offset).unwrap();
         assert!(len > 0);
         offset += len as u64;
@@ -165,19 +166,20 @@ fn read_all(file: &Path) {
 }
 
 /// Reads of 4 KiB a second, over half a second, at places that do not repeat; the file's pages are dropped before.
-fn random_reads(folder: &Path) -> f64 {
+pub(crate) fn random_reads(folder: &Path) -> f64 {
     let path = folder.join("big");
     evict(&path);
     let file = fs::File::open(path).unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+    let pages = file.metadata().unwrap().len() / 4096;
     let mut buf = [0; 4096];
     let mut place = 1_u64;
     let start = std::time::Instant::now();
     let mut count = 0_u32;
     while start.elapsed().as_millis() < 500 {
         for _ in 0..64 {
-            // A full period over the 2^18 pages of the file.
-            place = (place * 5 + 12_345) % (BIG_BYTES / 4096);
+            // A full period over the pages of the file, a power of two.
+            place = (place * 5 + 12_345) % pages;
             file.read_exact_at(&mut buf, place * 4096).unwrap();
         }
         count += 64;
@@ -185,12 +187,12 @@ fn random_reads(folder: &Path) -> f64 {
     f64::from(count) / start.elapsed().as_secs_f64()
 }
 
-fn find(folder: &Path) {
+pub(crate) fn find(folder: &Path) {
     let out = rig::run("find", [folder.join("many").as_os_str(), OsStr::new("-printf"), OsStr::new("%s\n")]);
     assert!(out.lines().count() >= FILES);
 }
 
-fn tar(folder: &Path) {
+pub(crate) fn tar(folder: &Path) {
     // GNU tar reads nothing when it writes to /dev/null itself; through a pipe it does.
     let command = format!("tar -C '{}' -cf - many | cat > /dev/null", folder.display());
     rig::run("sh", ["-c", &command]);
@@ -256,7 +258,7 @@ fn copied_rows(program: &Path, images: &Images) -> Vec<Row> {
     rows
 }
 
-fn piped(command: &str) {
+pub(crate) fn piped(command: &str) {
     rig::run("sh", ["-c", &format!("{command} 2>/dev/null | cat > /dev/null")]);
 }
 

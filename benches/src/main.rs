@@ -7,6 +7,7 @@
 
 mod contest;
 mod disk;
+mod filesystems;
 mod images;
 mod nbd;
 mod net;
@@ -17,8 +18,13 @@ use std::path::{Path, PathBuf};
 type Group = fn(&Path) -> Vec<contest::Row>;
 
 /// The subjects, by the names that `cargo xtask bench` takes.
-const GROUPS: &[(&str, Group)] =
-    &[("disk", disk::rows), ("loop", disk::loop_rows), ("nbd", nbd::rows), ("net", net::rows)];
+const GROUPS: &[(&str, Group)] = &[
+    ("disk", disk::rows),
+    ("loop", disk::loop_rows),
+    ("nbd", nbd::rows),
+    ("net", net::rows),
+    ("filesystems", filesystems::rows),
+];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();

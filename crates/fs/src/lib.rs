@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod ahead;
 pub mod archive;
 mod cache;
 mod codec;
@@ -26,6 +27,7 @@ pub mod progress;
 pub mod squashfs;
 pub mod stream;
 pub mod testing;
+pub mod udf;
 pub mod walk;
 
 pub use file_system::{Cursor, Entry, FileExtent, FileSystem, FileType, Inode, Space, Stat, Time};

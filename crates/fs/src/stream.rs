@@ -6,6 +6,7 @@ use block::{Error, Kind, Result, Source};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::ahead;
 use crate::progress::Progress;
 use crate::{FileSystem, Inode};
 
@@ -25,6 +26,12 @@ pub enum Failure {
     Image(Error),
     /// Nothing more can be written.
     Output(Error),
+}
+
+impl From<ahead::Unread> for Failure {
+    fn from(unread: ahead::Unread) -> Self {
+        Self::Image(unread.0)
+    }
 }
 
 impl From<Failure> for Error {
@@ -178,6 +185,15 @@ pub fn send(
                 }
                 Source::File { fd, offset } if run >= SEND_BYTES_MIN => {
                     stream.send_file(fd, offset, run).map_err(Failure::Output)?
+                }
+                Source::Data if run >= ahead::BYTES_MIN => {
+                    ahead::read(fs, inode, at, run, |chunk| {
+                        stream.write(chunk).map_err(Failure::Output)?;
+                        progress.copied(chunk.len() as u64);
+                        Ok::<(), Failure>(())
+                    })?;
+                    at = at.saturating_add(run);
+                    continue;
                 }
                 Source::File { .. } | Source::Data => 0,
             };

@@ -11,15 +11,18 @@ use std::cell::RefCell;
 
 use flate2::{Decompress, FlushDecompress, Status};
 use lzma_rust2::{LzmaReader, XzReader};
-use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+use zrip_decode::context::DecompressContext;
+use zrip_decode::streaming::FrameDecoder;
 
 pub(crate) use lz4::lz4;
 
 /// The most that the dictionary of an LZMA stream may claim, and what its decoder needs, KiB. squashfs allows a block,
 /// 1 MiB; erofs 8 MiB.
 const LZMA_KIB_MAX: u32 = 16 << 10;
-/// The largest window of a zstd frame, bytes: what every decoder is asked to support (RFC 8878, 3.1.1.1.2).
-const WINDOW_BYTES_MAX: u64 = 8 << 20;
+/// The most that one zstd frame gives, bytes: what erofs lets a cluster unpack to, and a block of zstd more.
+const ZSTD_BYTES_MAX: usize = (12 << 20) + (128 << 10);
+/// What a thread keeps for the next zstd frame, bytes.
+const ZSTD_KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// What a compressed block is to end with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +37,7 @@ thread_local! {
     // What costs more to make than to use again.
     static ZLIB: RefCell<Decompress> = RefCell::new(Decompress::new(true));
     static DEFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
-    static ZSTD: RefCell<FrameDecoder> = RefCell::new({
-        let mut decoder = FrameDecoder::new();
-        decoder.set_max_window_size(WINDOW_BYTES_MAX);
-        decoder
-    });
+    static ZSTD: RefCell<(DecompressContext, Vec<u8>)> = RefCell::new((DecompressContext::new(), Vec::new()));
 }
 
 /// A zlib stream (RFC 1950).
@@ -69,25 +68,28 @@ fn inflate(stream: &mut Decompress, packed: &[u8], out: &mut [u8], end: End) -> 
 
 /// A zstd frame (RFC 8878).
 pub(crate) fn zstd(packed: &[u8], out: &mut [u8], end: End) -> Option<usize> {
-    ZSTD.with_borrow_mut(|decoder| {
-        if end == End::Whole {
-            return decoder.decode_all(packed, out).ok();
-        }
-        let mut source = packed;
-        decoder.reset(&mut source).ok()?;
+    if end == End::Cut {
+        let mut decoder = FrameDecoder::with_limit(packed, ZSTD_BYTES_MAX);
         let mut at = 0_usize;
-        loop {
-            decoder.decode_blocks(&mut source, BlockDecodingStrategy::UptoBlocks(1)).ok()?;
-            while let Some(rest) = out.get_mut(at..).filter(|rest| !rest.is_empty()) {
-                match std::io::Read::read(decoder, rest).ok()? {
-                    0 => break,
-                    read => at = at.checked_add(read)?,
-                }
-            }
-            if at == out.len() || decoder.is_finished() && decoder.can_collect() == 0 {
-                return Some(at);
+        while let Some(rest) = out.get_mut(at..).filter(|rest| !rest.is_empty()) {
+            match std::io::Read::read(&mut decoder, rest).ok()? {
+                0 => break,
+                read => at = at.checked_add(read)?,
             }
         }
+        return Some(at);
+    }
+    ZSTD.with_borrow_mut(|(decoder, room)| {
+        room.clear();
+        let given = decoder.decompress_into_with_limit(packed, room, out.len()).ok();
+        let given = given.and_then(|given| {
+            out.get_mut(..given)?.copy_from_slice(room.get(..given)?);
+            Some(given)
+        });
+        if room.capacity() > ZSTD_KEPT_BYTES_MAX {
+            *room = Vec::new();
+        }
+        given
     })
 }
 

@@ -1,0 +1,93 @@
+//! Broken volumes: an error, or some tree; never a panic, a hang, or more memory than the limits allow.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use block::bytes::Bytes;
+use loopbox_fs::testing::explore::explore;
+use loopbox_fs::udf::Udf;
+use rig::{Scratch, requires};
+
+use crate::bridge::disc;
+
+/// How many mutations of each image; `LOOPBOX_MUTATIONS` says otherwise.
+const MUTATIONS: u64 = 300;
+/// How long the whole of a broken image may take.
+const TIME_MAX: Duration = Duration::from_secs(5);
+const BLOCK: usize = 2048;
+
+/// Makes the tag of a block right again, whatever was changed in it: no CRC, and the sum of the rest.
+fn mend(block: &mut [u8]) {
+    block[8..12].fill(0);
+    block[4] = 0;
+    block[4] = block[..16].iter().fold(0, |sum, byte| sum.wrapping_add(*byte));
+}
+
+fn is_descriptor(block: &[u8]) -> bool {
+    let sum = block[..16].iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_sub(block[4]);
+    sum == block[4] && block[..16] != [0; 16]
+}
+
+fn mutate(sound: &[u8]) {
+    let count = std::env::var("LOOPBOX_MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(MUTATIONS);
+    assert!(explore(&Udf::open(Arc::new(Bytes(sound.to_vec()))).unwrap()).errors < 20);
+    let descriptors: Vec<usize> =
+        (0..sound.len() / BLOCK).filter(|n| is_descriptor(&sound[n * BLOCK..][..BLOCK])).collect();
+    assert!(descriptors.len() > 8, "{}", descriptors.len());
+    let mut seed = 0x0005_DEEC_E66D_u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let mut opened = 0;
+    for number in 0..count {
+        let mut bytes = sound.to_vec();
+        for _ in 0..=random(3) {
+            let block = descriptors[random(descriptors.len())] * BLOCK;
+            let near = if random(2) == 0 { 240 } else { 600 };
+            let at = block + random(near);
+            bytes[at] = match random(4) {
+                0 => 0,
+                1 => 0xFF,
+                2 => bytes[at] ^ (1 << random(8)),
+                _ => random(256) as u8,
+            };
+            mend(&mut bytes[block..block + BLOCK]);
+        }
+        let start = Instant::now();
+        if let Ok(files) = Udf::open(Arc::new(Bytes(bytes))) {
+            opened += 1;
+            explore(&files);
+        }
+        assert!(start.elapsed() < TIME_MAX, "mutation {number}: {:?}", start.elapsed());
+    }
+    assert!(opened > count / 4, "of {count} mutations only {opened} opened: they do not go deep");
+}
+
+#[test]
+fn mutations_of_a_disc() {
+    requires!("genisoimage");
+    let scratch = Scratch::new("udf-hostile");
+    let (_, image) = disc(&scratch, 10, &[]);
+    mutate(&std::fs::read(image).unwrap());
+}
+
+#[test]
+fn mutations_of_what_mkudffs_made() {
+    requires!("mkudffs");
+    let scratch = Scratch::new("udf-hostile");
+    for (number, options) in
+        ["cdr --udfrev=1.50", "cdr --udfrev=2.01", "cdrw --udfrev=2.01", "bdr --udfrev=2.50"].iter().enumerate()
+    {
+        let image = scratch.join(format!("image{number}"));
+        std::fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
+        let mut command = std::process::Command::new(rig::which("mkudffs").unwrap());
+        let options = format!("--media-type={options}");
+        rig::run_command(command.args(options.split_whitespace()).arg(&image));
+        let sound = std::fs::read(&image).unwrap();
+        for at in (0..sound.len()).step_by(65_537) {
+            loopbox_fs::udf::fuzz(&sound[..at]);
+        }
+        mutate(&sound);
+    }
+}
