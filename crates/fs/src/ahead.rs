@@ -22,7 +22,7 @@ const THREADS_MAX: usize = 4;
 /// Passes the `len` bytes of a regular file from `from` on to `take`, piece by piece, until it fails.
 ///
 /// # Errors
-/// Those of reading (`Err(Ok(error))` is never made of them), and those of `take`.
+/// The failure of reading, as an [`Unread`], after all that stands before it was passed on; that of `take`.
 pub(crate) fn read<E: From<Unread>>(
     fs: &dyn FileSystem,
     inode: Inode,

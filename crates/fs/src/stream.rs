@@ -295,6 +295,39 @@ mod tests {
         assert!(std::fs::read(path.path()).unwrap() == bytes);
     }
 
+    /// A file that is read by several threads arrives in order, and up to where it is broken.
+    #[test]
+    fn what_is_long_and_has_to_be_read() {
+        let bytes = content(9_123_456);
+        let mut memory = Memory::new();
+        let inode = memory.file(memory.root(), b"f", &bytes);
+        let extent = memory.extent_at(inode, 7).unwrap().unwrap();
+        assert!(matches!(extent.source, Source::Data) && extent.len >= ahead::BYTES_MIN, "{extent:?}");
+        let sent = |memory: &Memory, len: u64| {
+            let mut out = tempfile::tempfile().unwrap();
+            let mut stream = Stream::new(out.as_fd());
+            let outcome = send(memory, inode, 7, len, &mut stream, &());
+            stream.flush().unwrap();
+            let mut back = Vec::new();
+            out.seek(SeekFrom::Start(0)).unwrap();
+            out.read_to_end(&mut back).unwrap();
+            (outcome, back)
+        };
+        let (outcome, back) = sent(&memory, 9_000_000);
+        outcome.unwrap();
+        assert!(back == bytes[7..9_000_007]);
+        memory.node_mut(inode).broken_from = Some(6_000_000);
+        let (outcome, back) = sent(&memory, 9_000_000);
+        assert!(matches!(outcome, Err(Failure::Image(error)) if error.kind() == Kind::Io));
+        assert!(back.len() >= 5 << 20 && back == bytes[7..7 + back.len()], "{}", back.len());
+        // Nobody reads: the threads end, too.
+        memory.node_mut(inode).broken_from = None;
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let failure = send(&memory, inode, 0, 9_000_000, &mut Stream::new(writer.as_fd()), &()).unwrap_err();
+        assert!(matches!(failure, Failure::Output(_)));
+    }
+
     #[test]
     fn a_closed_pipe_and_a_broken_image_are_told_apart() {
         let (memory, inode, _) = mixed();

@@ -21,7 +21,7 @@ use super::volume::Medium;
 const EXTENTS_MAX: usize = 1 << 18;
 /// Extents of descriptors that one file goes on in.
 const CONTINUATIONS_MAX: usize = 1 << 14;
-/// How deep partitions stand on each other: a metadata partition on one that spares blocks.
+/// The bits of the first word that are a length; those above are the type.
 const EXTENT_BYTES_MASK: u32 = (1 << 30) - 1;
 
 /// A block of a partition, by the number of the partition's map.

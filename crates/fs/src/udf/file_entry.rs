@@ -10,8 +10,6 @@
 //! Bits 0 to 2 of the flags say which descriptors there are; 3: the content itself stands in their place. With strategy
 //! 4096 the next block may point to the entry that holds instead.
 
-use std::cell::Cell;
-
 use block::Result;
 use block::bytes::{byte, le_u16, le_u32, le_u64};
 
@@ -170,8 +168,8 @@ fn indirect(block: &[u8], at: Address) -> Result<Address> {
 /// attribute    kind, 4 │ 1 │ 0, 3 │ bytes, 4 │ …     of a device: bytes, 4 │ 16 major, 4 │ 20 minor, 4
 /// ```
 fn device_numbers(attributes: &[u8]) -> (u32, u32) {
-    let at = Cell::new(if descriptor::kind(attributes) == Some(tag::ATTRIBUTES) { 24_usize } else { 0 });
-    while let Some(attribute) = attributes.get(at.get()..).filter(|rest| rest.len() >= 24) {
+    let mut at = if descriptor::kind(attributes) == Some(tag::ATTRIBUTES) { 24_usize } else { 0 };
+    while let Some(attribute) = attributes.get(at..).filter(|rest| rest.len() >= 24) {
         let word = |at| le_u32(attribute, at).unwrap_or_default();
         if word(0) == ATTRIBUTE_DEVICE {
             return (word(16), word(20));
@@ -180,7 +178,7 @@ fn device_numbers(attributes: &[u8]) -> (u32, u32) {
         if len < 12 {
             break;
         }
-        at.set(at.get().saturating_add(len));
+        at = at.saturating_add(len);
     }
     (0, 0)
 }

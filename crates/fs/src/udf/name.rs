@@ -40,7 +40,8 @@ pub(super) fn file_name(bytes: &[u8]) -> Option<Vec<u8>> {
         return Some(text.into_bytes());
     }
     let clean: String = text.chars().map(|letter| if matches!(letter, '/' | '\0') { '_' } else { letter }).collect();
-    let dot = clean.rfind('.').filter(|dot| *dot > 0 && clean.len().saturating_sub(*dot) <= ENDING_BYTES_MAX);
+    let ending = 2..=ENDING_BYTES_MAX;
+    let dot = clean.rfind('.').filter(|dot| *dot > 0 && ending.contains(&clean.len().saturating_sub(*dot)));
     let (stem, ending) = clean.split_at_checked(dot.unwrap_or(clean.len()))?;
     let mark = format!("#{:04X}", crc(bytes.get(1..)?));
     let room = NAME_BYTES_MAX.checked_sub(mark.len())?.checked_sub(ending.len())?;
