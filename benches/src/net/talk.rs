@@ -47,19 +47,21 @@ pub fn serve(port: u16) {
 }
 
 fn answer_all(listener: &TcpListener) {
-    for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || {
-            // A client that goes away has what it wanted.
-            let _ = answer(stream);
-        });
+    for mut stream in listener.incoming().flatten() {
+        let mut kind = [0];
+        // A client that goes away has what it wanted.
+        match stream.read_exact(&mut kind) {
+            // A thread for each connection would be what is measured.
+            Ok(()) if kind[0] == CONNECT => drop(stream.write_all(&kind)),
+            Ok(()) => drop(std::thread::spawn(move || answer(stream, kind[0]))),
+            Err(_) => {}
+        }
     }
 }
 
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, kind: u8) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut kind = [0];
-    stream.read_exact(&mut kind)?;
-    match kind[0] {
+    match kind {
         BULK => {
             let mut buffer = vec![0; BULK_BYTES];
             let mut bytes = 0u64;
@@ -70,14 +72,13 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
                 }
             }
         }
-        ECHO => {
+        _ => {
             let mut buffer = [0; REQUEST_BYTES];
             loop {
                 stream.read_exact(&mut buffer)?;
                 stream.write_all(&buffer)?;
             }
         }
-        _ => stream.write_all(&kind),
     }
 }
 
