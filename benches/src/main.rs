@@ -11,6 +11,7 @@ mod filesystems;
 mod images;
 mod nbd;
 mod net;
+mod run;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("nbd", nbd::rows),
     ("net", net::rows),
     ("filesystems", filesystems::rows),
+    ("run", run::rows),
 ];
 
 fn main() {
