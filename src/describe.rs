@@ -242,8 +242,8 @@ mod tests {
 
     #[test]
     fn a_container_that_is_not_read_yet_is_said_to_be_so() {
-        let found = abilities(Format::Vmdk, None, &machine(true, true));
+        let found = abilities(Format::Qed, None, &machine(true, true));
         assert_eq!(found.len(), 1);
-        assert!(!found[0].works && found[0].by.contains("vmdk"));
+        assert!(!found[0].works && found[0].by.contains("qed"));
     }
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use block::layer::ReadOnly;
+use block::bytes::Bytes;
+use block::layer::{Fixed, ReadOnly};
 use block::{BlockDevice, Error, Kind, ReadAt, Result, ResultExt as _, Storage};
 use serde::Serialize;
 
 use crate::gate::Gate;
 use crate::probe::{self, Format};
 use crate::qcow2::{self, Qcow2};
+use crate::{parallels, vdi, vhd, vhdx, vmdk};
 
 /// An image, opened.
 #[derive(Debug)]
@@ -32,7 +34,8 @@ pub struct Details {
 
 /// Whether [`open`] reads a format.
 pub fn is_read(format: Format) -> bool {
-    matches!(format, Format::Qcow2)
+    use Format::{Parallels, Qcow2, Vdi, Vhd, Vhdx, Vmdk};
+    matches!(format, Qcow2 | Vhd | Vhdx | Vmdk | Vdi | Parallels)
 }
 
 /// Opens what `storage` holds as `format`; what it names itself is opened through `gate`; of its snapshots `snapshot`,
@@ -47,6 +50,11 @@ pub fn open(storage: Arc<dyn Storage>, format: Format, gate: &Gate<'_>, snapshot
     match format {
         Format::Raw => Ok(Image { device: Arc::new(storage), details: Details::default() }),
         Format::Qcow2 => open_qcow2(storage, gate, snapshot),
+        Format::Vhd => Ok(only_read(vhd::open(storage, gate)?)),
+        Format::Vhdx => Ok(only_read(vhdx::open(storage)?)),
+        Format::Vmdk => Ok(only_read(vmdk::open(storage, gate)?)),
+        Format::Vdi => Ok(only_read(vdi::open(storage)?)),
+        Format::Parallels => Ok(only_read(parallels::open(storage)?)),
         other => Err(Error::new(Kind::Unsupported, format!("{} is recognised, and not read yet", other.name()))),
     }
 }
@@ -64,6 +72,10 @@ pub fn details(device: &Arc<dyn Storage>, format: Format) -> Result<Details> {
         }
         _ => Ok(Details::default()),
     }
+}
+
+fn only_read(device: Arc<dyn ReadAt>) -> Image {
+    Image { device: Arc::new(ReadOnly::new(device)), details: Details::default() }
 }
 
 fn open_qcow2(storage: Arc<dyn Storage>, gate: &Gate<'_>, snapshot: Option<&str>) -> Result<Image> {
@@ -135,4 +147,18 @@ pub fn format_of(word: &str) -> Option<Format> {
         ("zstd", Format::Zstd),
     ];
     WORDS.iter().find(|(known, _)| *known == word).map(|(_, format)| *format)
+}
+
+/// For fuzzing: takes `data` for an image of a format that is only read, and reads some of it.
+pub fn fuzz(data: &[u8], format: Format) {
+    let storage: Arc<dyn Storage> = Arc::new(Fixed::new(ReadOnly::new(Bytes(data.to_vec()))));
+    let gate = Gate::new(&crate::gate::Closed, "image", (0, 0));
+    let Ok(image) = open(storage, format, &gate, None) else { return };
+    let size = image.device.size();
+    let mut piece = vec![0; 65536];
+    for offset in [0, 65536, size / 2, size.saturating_sub(65536)] {
+        let len = size.saturating_sub(offset).min(65536) as usize;
+        let _ = image.device.read_at(piece.get_mut(..len).unwrap_or_default(), offset);
+        let _ = image.device.extent_at(offset);
+    }
 }

@@ -3,9 +3,15 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod blocks;
 pub mod gate;
 pub mod image;
+pub mod parallels;
 pub mod partition;
 pub mod probe;
 pub mod qcow2;
 pub mod spec;
+pub mod vdi;
+pub mod vhd;
+pub mod vhdx;
+pub mod vmdk;

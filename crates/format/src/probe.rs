@@ -354,7 +354,7 @@ fn luks2_cipher(json: &str) -> Option<String> {
 }
 
 /// The text of a UUID of big-endian bytes.
-fn uuid_text(bytes: &[u8]) -> String {
+pub(crate) fn uuid_text(bytes: &[u8]) -> String {
     let mut text = String::new();
     for (at, byte) in bytes.iter().enumerate() {
         if matches!(at, 4 | 6 | 8 | 10) {

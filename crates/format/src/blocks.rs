@@ -1,0 +1,163 @@
+//! A disk whose blocks a table places: what VHD, VHDX, VDI, Parallels and VMDK have in common. Read only.
+//!
+//! ```text
+//! disk    | block 0 | block 1 | block 2 | …
+//! table        │        └─ none: zeroes, or the parent's
+//! file    … | block 2 | … | block 0 | …
+//! ```
+
+use std::sync::Arc;
+
+use block::{Error, Extent, Kind, Limits, ReadAt, Result, ResultExt as _, Source, Storage, check_range};
+
+/// The most blocks of one disk: a table of 128 MiB.
+pub(crate) const BLOCKS_MAX: u64 = 16 << 20;
+
+/// Where a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the parent, or nowhere.
+    Below,
+    /// It reads as zero.
+    Zero,
+    /// From this byte of the file on.
+    At(u64),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    storage: Arc<dyn Storage>,
+    size: u64,
+    block: u64,
+    places: Vec<Place>,
+    below: Option<Arc<dyn ReadAt>>,
+    /// Bytes of the bitmap in front of each block, a bit a sector: one that is 0 is in the parent. 0: there is none.
+    bitmap: u64,
+}
+
+impl Blocks {
+    /// `places` are those of all blocks of `block` bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] where they are fewer than the disk has, or blocks have no bytes.
+    pub(crate) fn new(storage: Arc<dyn Storage>, size: u64, block: u64, places: Vec<Place>) -> Result<Self> {
+        if !(512..=1 << 30).contains(&block) || (places.len() as u64).saturating_mul(block) < size {
+            let context = format!("a table of {} blocks of {block} bytes for a disk of {size}", places.len());
+            return Err(Error::new(Kind::Corrupt, context));
+        }
+        Ok(Self { storage, size, block, places, below: None, bitmap: 0 })
+    }
+
+    /// With a parent; `bitmap` bytes in front of each block say which sectors of it are there.
+    pub(crate) fn on_top_of(self, below: Arc<dyn ReadAt>, bitmap: u64) -> Self {
+        Self { below: Some(below), bitmap, ..self }
+    }
+
+    /// The place of a byte, and how many from there on are in the same block, up to `len`.
+    fn at(&self, offset: u64, len: u64) -> (Place, u64) {
+        let block = self.block.max(1);
+        let within = offset.checked_rem(block).unwrap_or_default();
+        let number = offset.checked_div(block).and_then(|number| usize::try_from(number).ok());
+        let place = number.and_then(|number| self.places.get(number)).copied().unwrap_or(Place::Below);
+        let place = match place {
+            Place::At(host) => Place::At(host.saturating_add(within)),
+            other => other,
+        };
+        (place, block.saturating_sub(within).min(len))
+    }
+
+    fn read_below(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let size = self.below.as_ref().map_or(0, |below| below.size());
+        let there = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        let (first, rest) = buf.split_at_mut(there);
+        rest.fill(0);
+        match &self.below {
+            Some(below) if !first.is_empty() => below.read_at(first, offset).context(|| "reading the parent"),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_host(&self, buf: &mut [u8], host: u64) -> Result<()> {
+        let end = host.saturating_add(buf.len() as u64);
+        if end > self.storage.size() {
+            let context = format!("data at {host:#x}, behind the end of the file: it was cut short");
+            return Err(Error::new(Kind::Corrupt, context));
+        }
+        self.storage.read_at(buf, host)
+    }
+
+    /// Reads sectors of a block of which some are in the parent.
+    fn read_mixed(&self, buf: &mut [u8], offset: u64, host: u64) -> Result<()> {
+        let within = offset.checked_rem(self.block).unwrap_or_default();
+        let start = host.saturating_sub(within).saturating_sub(self.bitmap);
+        let mut bitmap = vec![0; usize::try_from(self.bitmap.min(1 << 20)).unwrap_or_default()];
+        self.read_host(&mut bitmap, start)?;
+        let (mut at, mut rest) = (0_u64, buf);
+        while !rest.is_empty() {
+            let sector = within.saturating_add(at) / 512;
+            let bit =
+                bitmap.get((sector / 8) as usize).map_or(0, |byte| byte.wrapping_shr(7 ^ (sector as u32 & 7)) & 1);
+            let len = 512_u64.saturating_sub(within.saturating_add(at) % 512) as usize;
+            let (part, more) = rest.split_at_mut(len.min(rest.len()));
+            let len = part.len() as u64;
+            if bit == 1 {
+                self.read_host(part, host.saturating_add(at))?;
+            } else {
+                self.read_below(part, offset.saturating_add(at))?;
+            }
+            (at, rest) = (at.saturating_add(len), more);
+        }
+        Ok(())
+    }
+}
+
+impl ReadAt for Blocks {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { read_only: true, ..self.storage.limits() }
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self.size, offset, buf.len() as u64)?;
+        let (mut at, mut rest) = (offset, buf);
+        while !rest.is_empty() {
+            let (place, len) = self.at(at, rest.len() as u64);
+            let (part, more) = rest.split_at_mut(usize::try_from(len).unwrap_or(usize::MAX).min(rest.len()));
+            match place {
+                Place::Below => self.read_below(part, at)?,
+                Place::Zero => part.fill(0),
+                Place::At(host) if self.bitmap > 0 => self.read_mixed(part, at, host)?,
+                Place::At(host) => self.read_host(part, host)?,
+            }
+            (at, rest) = (at.saturating_add(len), more);
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent<'_>> {
+        check_range(self.size, offset, 1)?;
+        let (place, len) = self.at(offset, self.size.saturating_sub(offset));
+        match place {
+            Place::Zero => Ok(Extent { len, source: Source::Zero }),
+            Place::Below => match &self.below {
+                Some(below) if offset < below.size() => {
+                    let extent = below.extent_at(offset)?;
+                    Ok(Extent { len: extent.len.min(len), source: extent.source })
+                }
+                _ => Ok(Extent { len, source: Source::Hole }),
+            },
+            Place::At(host) => {
+                let there = self.bitmap == 0 && host.saturating_add(len) <= self.storage.size();
+                let source = match self.storage.file() {
+                    Some(fd) if there => Source::File { fd, offset: host },
+                    _ => Source::Data,
+                };
+                Ok(Extent { len, source })
+            }
+        }
+    }
+}
