@@ -6,6 +6,7 @@ use std::sync::Arc;
 use block::layer::Window;
 use block::{BlockDevice, Kind, ReadAt as _, Result, Storage};
 use format::image::Details;
+use format::luks::{Header, Kdf, Slot};
 use format::partition::{self, Partition, Role, Table};
 use format::probe::{self, Container, Format};
 use format::spec::Spec;
@@ -28,6 +29,9 @@ pub struct Content {
     pub size_bytes: u64,
     /// What its bytes are wrapped in.
     pub container: Container,
+    /// The key slots of an encrypted one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_slots: Option<Vec<KeySlot>>,
     /// The file system that begins at its first byte.
     pub filesystem: Option<Identity>,
     /// The partition table.
@@ -49,6 +53,57 @@ pub struct PartitionContent {
     pub content: Option<Content>,
     /// Why it could not be looked at.
     pub error: Option<String>,
+}
+
+/// A key slot as it is shown.
+#[derive(Debug, Serialize)]
+pub struct KeySlot {
+    /// Its number.
+    pub slot: u32,
+    pbkdf: &'static str,
+    /// What deriving its key costs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_kib: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lanes: Option<u32>,
+    iterations: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<&'static str>,
+    /// What its key material is encrypted with.
+    pub cipher: String,
+    /// Length of that key.
+    pub key_bits: usize,
+}
+
+impl KeySlot {
+    /// Of a slot.
+    pub fn of(slot: &Slot) -> Self {
+        let (memory_kib, lanes, iterations, hash) = match &slot.kdf {
+            Kdf::Pbkdf2 { hash, iterations, .. } => (None, None, *iterations, Some(hash.name())),
+            Kdf::Argon2 { time, memory_kib, lanes, .. } => (Some(*memory_kib), Some(*lanes), *time, None),
+        };
+        Self {
+            slot: slot.number,
+            pbkdf: slot.kdf.name(),
+            memory_kib,
+            lanes,
+            iterations,
+            hash,
+            cipher: crate::print::escaped(slot.cipher.name().as_bytes()),
+            key_bits: slot.cipher_key_bytes * 8,
+        }
+    }
+
+    /// `argon2id, 256.0 MiB, 4 passes, 4 lanes`.
+    pub fn cost(&self) -> String {
+        match (self.memory_kib, self.lanes) {
+            (Some(memory), Some(lanes)) => {
+                let size = crate::print::size(u64::from(memory) << 10);
+                format!("{}, {size}, {} passes, {lanes} lanes", self.pbkdf, self.iterations)
+            }
+            _ => format!("{} with {}, {} iterations", self.pbkdf, self.hash.unwrap_or_default(), self.iterations),
+        }
+    }
 }
 
 /// What a machine grants.
@@ -97,6 +152,9 @@ impl Machine {
 pub fn abilities(container: Format, filesystem: Option<&Identity>, machine: &Machine) -> Vec<Ability> {
     let yes = |command, by: String| Ability { command, works: true, by };
     let no = |command, by: String| Ability { command, works: false, by };
+    if container == Format::Luks {
+        return vec![yes("ls, mount, attach …", "with the word luks behind it: `IMAGE,luks`".to_owned())];
+    }
     if container != Format::Raw {
         return vec![no("open", format!("{} is recognised, and not read yet", container.name()))];
     }
@@ -161,7 +219,16 @@ fn header_only(spec: &Spec, error: &block::Error) -> Option<Content> {
     let image = format::image::details(&storage, container.format).ok();
     let by = crate::print::error_text(error);
     let abilities = vec![Ability { command: "open", works: false, by }];
-    Some(Content { size_bytes, container, filesystem: None, table: None, partitions: vec![], abilities, image })
+    Some(Content {
+        size_bytes,
+        container,
+        filesystem: None,
+        table: None,
+        partitions: vec![],
+        abilities,
+        key_slots: None,
+        image,
+    })
 }
 
 /// Looks into a device.
@@ -188,8 +255,10 @@ fn look(device: &Arc<dyn BlockDevice>, machine: &Machine, depth: u32) -> Result<
         let error = content.as_ref().err().map(|error| crate::print::error_text(error));
         partitions.push(PartitionContent { number: partition.number, content: content.ok(), error });
     }
+    let header = if container.format == Format::Luks { Header::read(device).ok() } else { None };
     Ok(Content {
         size_bytes: device.size(),
+        key_slots: header.map(|header| header.slots.iter().map(KeySlot::of).collect()),
         abilities: abilities(container.format, filesystem.as_ref(), machine),
         container,
         filesystem,

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use block::layer::Window;
-use block::{BlockDevice, Error, Kind, ReadAt as _, Result, ResultExt as _};
+use block::{BlockDevice, Error, Kind, ReadAt, Result, ResultExt as _};
 use format::partition::{self, Role};
 use format::spec::{self, Selector, Spec, Step};
 use fs::path::{LastLink, resolve};
@@ -113,17 +113,19 @@ pub fn find<T>(
     open: &dyn Fn(Arc<dyn BlockDevice>) -> Result<Found<T>>,
 ) -> Result<(T, u64)> {
     let unknown = match open(Arc::clone(&device)) {
+        Err(_) if is_encrypted(&device) => return Err(encrypted(spec, None)),
         Err(error) if error.kind() == Kind::Unsupported => error,
         other => return other.map(|found| (found.holds, 0)).context(|| spec.to_string()),
     };
     let Some(table) = partition::read(&*device).context(|| spec.to_string())? else {
         return Err(unknown.context(spec.to_string()));
     };
-    let mut found = Vec::new();
+    let (mut found, mut locked) = (Vec::new(), None);
     for partition in table.partitions.iter().filter(|partition| partition.role != Role::Extended) {
         let Ok((start, len)) = partition.range(device.size()) else { continue };
         let window: Arc<dyn BlockDevice> = Arc::new(Window::new(Arc::clone(&device), start, len)?);
-        match open(window) {
+        match open(Arc::clone(&window)) {
+            Err(_) if is_encrypted(&window) => locked = locked.or(Some(partition.number)),
             Ok(holds) => found.push((partition, start, holds)),
             // One that is damaged is one that could be meant.
             Err(error) if error.kind() != Kind::Unsupported => {
@@ -156,6 +158,7 @@ pub fn find<T>(
     }
     match found.pop() {
         Some((_, start, found)) => Ok((found.holds, start)),
+        None if locked.is_some() => Err(encrypted(spec, locked)),
         None => {
             let numbers: Vec<String> = table
                 .partitions
@@ -170,6 +173,19 @@ pub fn find<T>(
             Err(Error::new(Kind::Unsupported, context))
         }
     }
+}
+
+/// Whether a LUKS header begins there.
+fn is_encrypted(device: &dyn ReadAt) -> bool {
+    format::luks::Header::read(device).is_ok()
+}
+
+/// What helps where what is looked for is encrypted.
+fn encrypted(spec: &Spec, partition: Option<u32>) -> Error {
+    let mut named = spec.clone();
+    named.steps.extend(partition.map(|number| Step::Partition(Selector::Number(number))));
+    named.steps.push(Step::Luks(spec::Luks::default()));
+    Error::new(Kind::Unsupported, format!("{spec}: it is encrypted with LUKS: say `{named}`"))
 }
 
 /// The command that was typed, with another word in place of `typed`, for a shell.

@@ -7,6 +7,7 @@
 //! command/      one file a command: `Args` and `run`
 //! describe.rs   what is in a device, from all the libraries together
 //! stack.rs      a spec becomes a device
+//! passphrase.rs  from the terminal, a file, a descriptor
 //! losetup/      what it is when it is called by that name
 //! print.rs      colours, tables, JSON, errors: all that is written for people
 //! ```
@@ -19,6 +20,7 @@ mod describe;
 mod inside;
 mod listing;
 mod losetup;
+mod passphrase;
 mod print;
 mod progress;
 mod stack;

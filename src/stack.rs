@@ -13,11 +13,14 @@ use std::sync::Arc;
 use backing::{FileBacking, Memory, Open};
 use block::layer::overlay::Layout;
 use block::layer::{Fixed, Overlay, ReadOnly, Window};
-use block::{BlockDevice, Error, Kind, ReadAt as _, Result, ResultExt as _, Storage};
+use block::{BlockDevice, Error, Kind, ReadAt, Result, ResultExt as _, Storage};
 use format::gate::{self, Gate};
 use format::image::{self, Details};
+use format::luks;
 use format::probe::{Container, Format, probe};
-use format::spec::{Spec, Step};
+use format::spec::{self, Spec, Step};
+
+use crate::{passphrase, print};
 
 /// What a command wants to do with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +75,7 @@ impl Stack {
                 }
                 continue;
             }
-            let (above, start) = stacked(device, step).context(what)?;
+            let (above, start) = stacked(device, step, spec).context(what)?;
             device = above;
             start_byte = start_byte.zip(start).and_then(|(below, start)| below.checked_add(start));
         }
@@ -177,7 +180,7 @@ fn open_backing(spec: &Spec, access: Access) -> Result<FileBacking> {
 }
 
 /// One step on top of a device; and which byte of the device is its first, where it is a part of the device.
-fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
+fn stacked(device: Arc<dyn BlockDevice>, step: &Step, spec: &Spec) -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
     let window = |start: u64, len: u64| -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
         Ok((Arc::new(Window::new(Arc::clone(&device), start, len)?), Some(start)))
     };
@@ -215,12 +218,34 @@ fn stacked(device: Arc<dyn BlockDevice>, step: &Step) -> Result<(Arc<dyn BlockDe
             };
             Ok((Arc::new(Overlay::open_or_create(device, changes)?), None))
         }
+        Step::Luks(luks) => Ok((Arc::new(decrypted(device, luks, &spec.path.display().to_string())?), None)),
         // These speak of the file, or of how its bytes are taken, and were heard when it was opened.
         Step::ReadWrite | Step::Direct | Step::Block(_) | Step::Format(_) | Step::Backing(_) | Step::Snapshot(_) => {
             Ok((device, Some(0)))
         }
         other => Err(Error::new(Kind::Unsupported, format!("{other:?}"))),
     }
+}
+
+/// The file that holds the header of an encrypted volume, where it is not in front of the data.
+///
+/// # Errors
+/// That of opening it.
+pub fn detached_header(luks: &spec::Luks, write: bool) -> Result<Option<FileBacking>> {
+    let file = luks.header.as_ref();
+    file.map(|file| FileBacking::open(file, if write { Open::WRITE } else { Open::READ })).transpose()
+}
+
+/// The plain bytes of an encrypted volume; `what` names it where the user is asked.
+fn decrypted(device: Arc<dyn BlockDevice>, luks: &spec::Luks, what: &str) -> Result<luks::Crypt<Arc<dyn BlockDevice>>> {
+    let detached = detached_header(luks, false)?;
+    let of_header: &dyn ReadAt = detached.as_ref().map_or(&device, |header| header);
+    let header = luks::Header::read(of_header)?;
+    for problem in &header.problems {
+        print::warning(&format!("{what}: {problem}"));
+    }
+    let unlocked = passphrase::with(luks, what, |typed| header.unlock(of_header, typed, None, &luks::Cost::MAX))?;
+    luks::Crypt::new(device, &header.segment, &unlocked.key)
 }
 
 #[cfg(test)]

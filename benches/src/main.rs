@@ -9,6 +9,7 @@ mod contest;
 mod disk;
 mod filesystems;
 mod images;
+mod luks;
 mod nbd;
 mod net;
 mod run;
@@ -23,6 +24,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("disk", disk::rows),
     ("loop", disk::loop_rows),
     ("nbd", nbd::rows),
+    ("luks", luks::rows),
     ("net", net::rows),
     ("filesystems", filesystems::rows),
     ("run", run::rows),

@@ -23,7 +23,7 @@ const ROUND: Duration = Duration::from_millis(1000);
 const ROUNDS: usize = 5;
 
 /// A server that is killed when it is dropped.
-struct Server(Child);
+pub struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -33,7 +33,7 @@ impl Drop for Server {
 }
 
 /// Starts a server and waits until it takes connections.
-fn start(words: &[&str], socket: &Path) -> Server {
+pub fn start(words: &[&str], socket: &Path) -> Server {
     let mut command = Command::new(words[0]);
     let child = command.args(&words[1..]).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
     let server = Server(child);
@@ -43,21 +43,25 @@ fn start(words: &[&str], socket: &Path) -> Server {
 
 /// What is asked for, round after round.
 #[derive(Debug, Clone, Copy)]
-struct Load {
-    bytes: u32,
-    depth: usize,
-    random: bool,
+pub struct Load {
+    /// Of a request.
+    pub bytes: u32,
+    /// Requests under way.
+    pub depth: usize,
+    /// Anywhere, or one after the other.
+    pub random: bool,
 }
 
 /// A client on a stream of its own, with simple replies: the least that any server has to do.
-struct Client {
+pub struct Client {
     stream: UnixStream,
     seed: u64,
     next: u64,
 }
 
 impl Client {
-    fn connect(socket: &Path) -> Self {
+    /// Connects to a server of an image of [`raw_image`].
+    pub fn connect(socket: &Path) -> Self {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream.read_exact(&mut [0; 18]).unwrap();
         // Fixed newstyle, no zeroes, the export of the empty name.
@@ -88,7 +92,7 @@ impl Client {
     }
 
     /// Requests a second.
-    fn run(&mut self, load: Load) -> f64 {
+    pub fn run(&mut self, load: Load) -> f64 {
         let reply = 16 + load.bytes as usize;
         let mut input = vec![0; (reply * load.depth).clamp(64 << 10, 4 << 20)];
         let (mut filled, mut skip, mut done, mut under_way) = (0, 0, 0_u64, 0);
@@ -140,13 +144,11 @@ fn fio(socket: &Path, load: Load) -> f64 {
     reads.and_then(|rest| rest.split(',').next()?.trim().parse().ok()).expect("requests a second of fio")
 }
 
-/// All rows.
-pub fn rows(program: &Path) -> Vec<Row> {
-    let scratch = Scratch::new("bench-nbd");
-    let image = scratch.join("disk.img");
+/// Makes an image of bytes that nothing compresses.
+pub fn raw_image(image: &Path) {
     let mut bytes = vec![0_u8; 1 << 20];
     let mut seed = 7_u64;
-    let mut file = fs::File::create(&image).unwrap();
+    let mut file = fs::File::create(image).unwrap();
     for _ in 0..IMAGE_BYTES >> 20 {
         for word in bytes.chunks_exact_mut(8) {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -155,6 +157,13 @@ pub fn rows(program: &Path) -> Vec<Row> {
         file.write_all(&bytes).unwrap();
     }
     file.sync_all().unwrap();
+}
+
+/// All rows.
+pub fn rows(program: &Path) -> Vec<Row> {
+    let scratch = Scratch::new("bench-nbd");
+    let image = scratch.join("disk.img");
+    raw_image(&image);
     let image = image.to_str().unwrap();
     let direct = format!("{image},direct");
     let socket = |name: &str| scratch.join(format!("{name}.sock"));

@@ -41,17 +41,21 @@ pub struct Args {
     /// Stay and serve it until it is detached or Ctrl-C is pressed (in user space only).
     #[arg(long)]
     foreground: bool,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 impl Args {
     /// `loopbox attach IMAGE`.
     pub fn of(image: &OsStr) -> Self {
-        Self { image: image.to_owned(), user: false, read_only: false, foreground: false }
+        Self { image: image.to_owned(), user: false, read_only: false, foreground: false, key: Default::default() }
     }
 }
 
 /// Attaches it and prints where.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let mut spec = Spec::parse(&args.image)?;
     if args.read_only {
         spec.steps.push(Step::ReadOnly);

@@ -17,10 +17,14 @@ pub struct Args {
     /// A file in an image.
     #[arg(value_name = "IMAGE:PATH", required = true)]
     files: Vec<OsString>,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 /// Writes; a file that cannot be read is reported, and the next ones follow.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let stdout = std::io::stdout();
     let mut stream = Stream::new(stdout.as_fd());
     let mut status = Status::Done;

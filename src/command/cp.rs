@@ -51,10 +51,14 @@ pub struct Args {
     /// Stop at the first failure.
     #[arg(long)]
     fail_fast: bool,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 /// Copies; a file that cannot be copied is reported, and the rest goes on.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let mut total = Report::default();
     for text in &args.sources {
         let inside = Inside::open(text, LastLink::Keep)?;

@@ -22,6 +22,9 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 #[derive(Serialize)]
@@ -33,6 +36,7 @@ struct Report {
 
 /// Prints a tree, or JSON.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let spec = Spec::parse(&args.image)?;
     let content = describe_spec(&spec, &Machine::here())?;
     let image = spec.to_string();
@@ -97,6 +101,10 @@ fn node(content: &Content) -> Node {
             }
             below.push(Node::leaf(text));
         }
+    }
+    for slot in content.key_slots.iter().flatten() {
+        let number = styled(Style::Bold, &format!("slot {}", slot.slot));
+        below.push(Node::leaf(format!("key {number}: {}; {} of {} bits", slot.cost(), slot.cipher, slot.key_bits)));
     }
     below.extend(content.filesystem.as_ref().map(|identity| Node::leaf(file_system(identity))));
     below.extend(content.table.as_ref().map(|table| table_node(table, &content.partitions)));

@@ -71,6 +71,9 @@ pub struct Args {
     /// Print help.
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 /// A file as JSON has it; bytes that are no UTF-8 are escaped.
@@ -101,6 +104,7 @@ struct Row {
 
 /// Lists.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let mut out =
         Output { args, terminal: std::io::stdout().is_terminal(), files: Vec::new(), blocks: 0, failed: false };
     // A link that is listed in long form stands for itself, as for ls.

@@ -52,6 +52,9 @@ pub struct Args {
     /// Stay and serve it until it is unmounted or Ctrl-C is pressed.
     #[arg(short, long)]
     foreground: bool,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 impl Args {
@@ -64,6 +67,7 @@ impl Args {
             read_only: false,
             user: false,
             foreground: false,
+            key: Default::default(),
         }
     }
 }
@@ -81,6 +85,7 @@ struct Asked {
 
 /// Mounts it.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let mut spec = Spec::parse(&args.image)?;
     let asked = asked(args, &mut spec)?;
     let by_kernel = !args.user && !args.foreground && loop_device::Control::open().is_ok();

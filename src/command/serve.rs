@@ -66,10 +66,14 @@ pub struct Args {
     /// A command to run while the images are served.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 /// Serves until it is told to end.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     if args.nbd.is_none() && !args.stdio && args.command.is_empty() {
         return Err(Error::new(Kind::Invalid, "no way to serve: say --nbd ADDRESS, --stdio, or -- COMMAND").into());
     }

@@ -33,10 +33,14 @@ pub struct Args {
     /// Stop at the first file that cannot be read.
     #[arg(long)]
     fail_fast: bool,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 /// Writes the archive.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let stdout = std::io::stdout();
     if args.output.is_none() && stdout.is_terminal() {
         let text = "an archive on a terminal: give `-o FILE`, or a pipe";

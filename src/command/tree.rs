@@ -44,10 +44,14 @@ pub struct Args {
     /// Print help.
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
+
+    #[command(flatten)]
+    key: crate::passphrase::KeyFile,
 }
 
 /// Draws.
 pub fn run(args: &Args) -> Result {
+    args.key.remember();
     let mut status = Status::Done;
     let mut drawing = Drawing { args, terminal: std::io::stdout().is_terminal(), text: Vec::new(), counts: (0, 0) };
     for text in &args.images {

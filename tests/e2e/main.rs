@@ -16,6 +16,7 @@ mod info;
 mod killed;
 mod loop_device;
 mod losetup;
+mod luks;
 mod mount;
 mod mount_trees;
 mod net_fidelity;

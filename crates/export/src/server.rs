@@ -121,6 +121,7 @@ fn prepare(held: &mut Held) -> Result<Blocked> {
     rustix::stdio::dup2_stdin(&null).map_err(context)?;
     rustix::stdio::dup2_stdout(&null).map_err(context)?;
     rustix::stdio::dup2_stderr(&null).map_err(context)?;
+    sys::memory::lock_again();
     held.take_over()?;
     Ok(signals)
 }

@@ -6,6 +6,7 @@
 mod blocks;
 pub mod gate;
 pub mod image;
+pub mod luks;
 pub mod parallels;
 pub mod partition;
 pub mod probe;

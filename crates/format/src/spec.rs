@@ -70,6 +70,29 @@ pub enum Step {
     Direct,
     /// `block=`: logical block in bytes, 512 or 4096.
     Block(u32),
+    /// `luks`, with `key-file=`, `key-fd=` and `header=` behind it: the plain bytes of an encrypted volume.
+    Luks(Luks),
+}
+
+/// How an encrypted volume is opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Luks {
+    /// Where the passphrase comes from.
+    pub key: Key,
+    /// The file that holds the header, where it is not at the beginning of the volume.
+    pub header: Option<PathBuf>,
+}
+
+/// Where a passphrase comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The user is asked.
+    #[default]
+    Ask,
+    /// All bytes of a file; `-` is standard input.
+    File(PathBuf),
+    /// All bytes of an open file descriptor.
+    Fd(u16),
 }
 
 /// How a partition is named.
@@ -181,7 +204,64 @@ pub const WORDS: &[Word] = &[
             other => Err(word.bad(other)),
         },
     },
+    Word {
+        name: "luks",
+        value: "",
+        about: "the plain bytes of an encrypted volume (LUKS1 or LUKS2); the passphrase is asked for",
+        step: |word, value| word.flag(value, Step::Luks(Luks::default())),
+    },
+    Word {
+        name: "key-file",
+        value: "a file, or - for standard input",
+        about: "after luks: the passphrase is all bytes of this file",
+        step: |word, value| {
+            let key = Key::File(PathBuf::from(unescape(word.value_of(value)?)));
+            Ok(Step::Luks(Luks { key, header: None }))
+        },
+    },
+    Word {
+        name: "key-fd",
+        value: "the number of an open file descriptor",
+        about: "after luks: the passphrase is all bytes that can be read there",
+        step: |word, value| {
+            let value = word.value_of(value)?;
+            let number = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+            let key = Key::Fd(number.ok_or_else(|| word.bad(value))?);
+            Ok(Step::Luks(Luks { key, header: None }))
+        },
+    },
+    Word {
+        name: "header",
+        value: "a file",
+        about: "after luks: the file that holds the header, apart from the data",
+        step: |word, value| {
+            let header = Some(PathBuf::from(unescape(word.value_of(value)?)));
+            Ok(Step::Luks(Luks { key: Key::Ask, header }))
+        },
+    },
 ];
+
+/// The words that say more of the `luks` before them.
+const OF_LUKS: &[&str] = &["key-file", "key-fd", "header"];
+
+/// Takes what a word of [`OF_LUKS`] says into the step before it.
+fn say_more(steps: &mut [Step], word: &'static str, step: Step) -> std::result::Result<(), Wrong> {
+    let (Some(Step::Luks(luks)), Step::Luks(more)) = (steps.last_mut(), step) else {
+        return Err(Wrong::NotBehind { word, before: "luks" });
+    };
+    match more {
+        Luks { header: Some(_), .. } if luks.header.is_some() => Err(Wrong::Contradiction("header", "header")),
+        Luks { header: Some(header), .. } => {
+            luks.header = Some(header);
+            Ok(())
+        }
+        Luks { .. } if luks.key != Key::Ask => Err(Wrong::Contradiction("key-file", "key-fd")),
+        Luks { key, .. } => {
+            luks.key = key;
+            Ok(())
+        }
+    }
+}
 
 impl Word {
     fn missing(&'static self) -> Wrong {
@@ -262,7 +342,12 @@ impl Spec {
                 };
             let known = WORDS.iter().find(|known| known.name.as_bytes() == name);
             let known = known.ok_or_else(|| Wrong::unknown(name))?;
-            steps.push((known.step)(known, value)?);
+            let step = (known.step)(known, value)?;
+            if OF_LUKS.contains(&known.name) {
+                say_more(&mut steps, known.name, step)?;
+            } else {
+                steps.push(step);
+            }
         }
         if steps.contains(&Step::ReadOnly) && steps.contains(&Step::ReadWrite) {
             return Err(Wrong::Contradiction("ro", "rw"));
@@ -289,8 +374,12 @@ impl fmt::Display for Spec {
 
 impl Step {
     fn write(&self, text: &mut Vec<u8>) {
+        if let Self::Luks(luks) = self {
+            return luks.write(text);
+        }
         let (word, value): (&str, Vec<u8>) = match self {
             Self::ReadOnly => ("ro", vec![]),
+            Self::Luks(_) => ("luks", vec![]),
             Self::ReadWrite => ("rw", vec![]),
             Self::Direct => ("direct", vec![]),
             Self::Overlay(None) => ("overlay", vec![]),
@@ -310,6 +399,24 @@ impl Step {
         };
         text.extend_from_slice(word.as_bytes());
         text.extend_from_slice(&value);
+    }
+}
+
+impl Luks {
+    fn write(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(b"luks");
+        match &self.key {
+            Key::Ask => {}
+            Key::File(file) => {
+                text.extend_from_slice(b",key-file=");
+                text.extend(escape(file.as_os_str()));
+            }
+            Key::Fd(number) => text.extend_from_slice(format!(",key-fd={number}").as_bytes()),
+        }
+        if let Some(header) = &self.header {
+            text.extend_from_slice(b",header=");
+            text.extend(escape(header.as_os_str()));
+        }
     }
 }
 

@@ -1,12 +1,15 @@
-//! Thin safe calls to the kernel, where rustix has none: the only unsafe code of loopbox.
+//! Thin safe calls to the kernel, where rustix has none, and to instructions of the processor: the only unsafe code of
+//! loopbox.
 //!
 //! One file an interface of the kernel. No policy: a function here makes one call, and says what the kernel said.
 //! Where rustix offers a safe call, use that and add nothing here.
 
+pub mod aes;
 pub mod file;
 pub mod fuse;
 pub mod io_uring;
 pub mod loop_device;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod partition;

@@ -49,6 +49,12 @@ impl Disk {
         self.state().events
     }
 
+    /// Has the power fail in the write or flush after `events` more of them.
+    pub fn cut_after(&self, events: u64) {
+        let state = &mut *self.state();
+        state.cut_at = state.events.saturating_add(events);
+    }
+
     /// The disk as it is found when the power is back: what was not flushed is there, or not, as `seed` has it.
     pub fn after_crash(&self, seed: u64) -> Self {
         let state = self.state();

@@ -46,6 +46,13 @@ pub enum Wrong {
     },
     /// Two options exclude each other.
     Contradiction(&'static str, &'static str),
+    /// The option says more of another one, which does not stand before it.
+    NotBehind {
+        /// The option.
+        word: &'static str,
+        /// The other one.
+        before: &'static str,
+    },
 }
 
 impl Wrong {
@@ -81,6 +88,8 @@ impl fmt::Display for Wrong {
             Self::BadValue { word, value, possible } => {
                 write!(f, "option \"{word}\" cannot be \"{value}\" (possible: {possible})")
             }
+            Self::Contradiction(one, other) if one == other => write!(f, "option \"{one}\" stands there twice"),
+            Self::NotBehind { word, before } => write!(f, "option \"{word}\" stands behind \"{before}\" alone"),
             Self::Contradiction(one, other) => write!(f, "options \"{one}\" and \"{other}\" exclude each other"),
         }
     }
