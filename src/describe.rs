@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::stack::{Access, Stack};
 
 /// File systems that loopbox reads without the kernel.
-const USER_SPACE: &[&str] = &["iso9660", "ext2", "ext3", "ext4", "squashfs", "erofs", "udf"];
+const USER_SPACE: &[&str] = &["vfat", "exfat", "iso9660", "ext2", "ext3", "ext4", "squashfs", "erofs", "udf"];
 /// How deep tables inside of partitions are looked for.
 const DEPTH_MAX: u32 = 2;
 /// The most partitions whose content is looked at.
@@ -176,6 +176,7 @@ pub fn abilities(container: Format, filesystem: Option<&Identity>, machine: &Mac
         });
         found.push(match (in_kernel, in_user_space) {
             (true, _) if machine.root && machine.loop_driver => yes("mount", format!("by the kernel's {name}")),
+            (_, true) if machine.fuse && fs::is_written(name) => yes("mount", "in user space, through FUSE".to_owned()),
             (_, true) if machine.fuse => yes("mount", "in user space, through FUSE, read only".to_owned()),
             (_, true) => no("mount", "/dev/fuse cannot be opened".to_owned()),
             (true, false) if machine.root => no("mount", "the kernel has no loop driver".to_owned()),

@@ -13,7 +13,7 @@ use block::{BlockDevice, Error, Kind, ReadAt, Result, ResultExt as _};
 use format::partition::{self, Role};
 use format::spec::{self, Selector, Spec, Step};
 use fs::path::{LastLink, resolve};
-use fs::{FileSystem, Inode, Stat};
+use fs::{FileSystem, Inode, Stat, Writable};
 
 use crate::print;
 use crate::stack::{Access, Stack};
@@ -77,6 +77,97 @@ impl Inside {
     }
 }
 
+/// A path inside an image that is to be changed.
+#[derive(Debug)]
+pub struct Changed {
+    /// The file system.
+    pub fs: Arc<dyn Writable>,
+    /// The path as typed.
+    pub path: Vec<u8>,
+    /// The image as typed.
+    pub image: OsString,
+}
+
+impl Changed {
+    /// Opens the image of `text`, to be written; a path must be named in it.
+    ///
+    /// # Errors
+    /// That of the spec, of opening the image, of its file system; `ReadOnly` where it is not written.
+    pub fn open(text: &OsStr) -> Result<Self> {
+        let (image, path) = spec::split_path(text, std::path::Path::exists);
+        let path = path.map(|path| path.as_bytes().to_vec()).ok_or_else(|| {
+            let image = print::escaped(image.as_bytes());
+            Error::new(Kind::Invalid, format!("{image}: name a file in it, as in {image}:/file"))
+        })?;
+        let mut spec = Spec::parse(image)?;
+        if !spec.steps.iter().any(|step| matches!(step, Step::ReadOnly | Step::Overlay(_) | Step::ReadWrite)) {
+            // That it cannot be written is the failure, and not that a device takes no writes.
+            spec.steps.push(Step::ReadWrite);
+        }
+        let stack = Stack::open(&spec, Access::WriteIfPossible)?;
+        let fs = writable(&spec, stack.device, text)?;
+        Ok(Self { fs, path, image: image.to_os_string() })
+    }
+
+    /// The directory and the name that the path ends with.
+    ///
+    /// # Errors
+    /// `Invalid` for the root; those of the path above it.
+    pub fn parent_and_name(&self) -> Result<(Inode, &[u8])> {
+        let wrong = || Error::new(Kind::Invalid, "a path without a name at its end");
+        let trimmed = self.path.iter().rposition(|byte| *byte != b'/').and_then(|last| self.path.get(..=last));
+        let trimmed = trimmed.ok_or_else(wrong)?;
+        let name = fs::path::last_name(trimmed).ok_or_else(wrong)?;
+        let above = trimmed.get(..trimmed.len() - name.len()).unwrap_or_default();
+        Ok((resolve(&*self.fs, above, LastLink::Follow)?, name))
+    }
+
+    /// A second path, in the same image, whether the image is named or not.
+    ///
+    /// # Errors
+    /// `Unsupported` for another image.
+    pub fn path_in_it(&self, text: &OsStr) -> Result<Vec<u8>> {
+        match spec::split_path(text, std::path::Path::exists) {
+            (image, Some(path)) if image == self.image => Ok(path.as_bytes().to_vec()),
+            (image, Some(_)) if std::path::Path::new(image).exists() => {
+                let text = format!("{}: another image; `loopbox cp` copies out of it, and into it", image.display());
+                Err(Error::new(Kind::Unsupported, text))
+            }
+            _ => Ok(text.as_bytes().to_vec()),
+        }
+    }
+
+    /// Ends what was done: makes it durable, marks the file system as unmounted, and says of which file a failure is.
+    ///
+    /// # Errors
+    /// That of `done`, or of the flush.
+    pub fn close<T>(self, done: Result<T>) -> Result<T> {
+        let closed = self.fs.close();
+        let shown = || format!("{}:{}", print::escaped(self.image.as_bytes()), print::escaped(&self.path));
+        let done = done.map_err(|error| {
+            let own = matches!(
+                error.kind(),
+                Kind::NotFound | Kind::Exists | Kind::NotDirectory | Kind::NotEmpty | Kind::NoSpace
+            );
+            // The kind says it better than the words for it.
+            if own && error.find::<std::io::Error>().is_none() {
+                let why = std::io::Error::from_raw_os_error(error.kind().errno());
+                Error::new(error.kind(), shown()).with_source(why)
+            } else {
+                error.context(shown())
+            }
+        })?;
+        closed.context(shown)?;
+        Ok(done)
+    }
+}
+
+/// What the clock says.
+pub fn now() -> fs::Time {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    fs::Time { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanoseconds: since.subsec_nanos() }
+}
+
 /// The file system that a spec without a word about partitions means; `typed` is the word of the command line that it
 /// is from.
 ///
@@ -88,6 +179,19 @@ pub fn file_system(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> 
         Ok(Found { name: fs.name(), label: fs.label(), holds: fs })
     };
     find(spec, device, typed, &open).map(|(fs, _)| fs)
+}
+
+/// The same, to be written.
+///
+/// # Errors
+/// As [`file_system`]; `ReadOnly` where loopbox only reads it, or the image takes no writes.
+pub fn writable(spec: &Spec, device: Arc<dyn BlockDevice>, typed: &OsStr) -> Result<Arc<dyn Writable>> {
+    let open = |device: Arc<dyn BlockDevice>| {
+        let fs = fs::open(device.clone())?;
+        Ok(Found { name: fs.name(), label: fs.label(), holds: device })
+    };
+    let (device, _) = find(spec, device, typed, &open)?;
+    fs::open_writable(device).context(|| spec.to_string())
 }
 
 /// What a device, or a partition, turned out to hold.

@@ -64,6 +64,73 @@ impl Progress for Shown<'_> {
     }
 }
 
+/// What is shown while files of this machine are copied into an image.
+#[derive(Debug)]
+pub struct ShownIn {
+    image: String,
+    verbose: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl ShownIn {
+    /// `bar`: whether there may be one; it is there only on a terminal.
+    pub fn new(source: &std::path::Path, into: &std::ffi::OsStr, verbose: bool, bar: bool) -> Self {
+        let bar = (bar && listing::shows_progress()).then(|| styled(bytes_below(source)));
+        Self { image: print::escaped(into.as_encoded_bytes()), verbose, bar }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn aside(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+}
+
+impl Progress for ShownIn {
+    fn placed(&self, path: &[u8], _: &Stat) {
+        if self.verbose {
+            let line = format!("{}:{}", self.image, print::escaped(path));
+            self.aside(|| {
+                let _ = print::line(&line);
+            });
+        }
+    }
+
+    fn copied(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    fn failed(&self, path: &[u8], error: &block::Error) {
+        let line = format!("{}: {}", print::escaped(path), print::error_text(error));
+        self.aside(|| print::warning(&line));
+    }
+}
+
+/// Bytes of all regular files at and below a path of this machine.
+fn bytes_below(path: &std::path::Path) -> u64 {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };
+    if !metadata.is_dir() {
+        return if metadata.is_file() { metadata.len() } else { 0 };
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| bytes_below(&entry.path())).fold(0, u64::saturating_add)
+}
+
+fn styled(bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 /// A bar as long as all content below `start`.
 fn progress_bar(fs: &dyn FileSystem, start: Inode) -> ProgressBar {
     let mut bytes = 0_u64;
@@ -75,6 +142,5 @@ fn progress_bar(fs: &dyn FileSystem, start: Inode) -> ProgressBar {
         }
         Next::Continue
     });
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    styled(bytes)
 }

@@ -1,4 +1,4 @@
-//! `loopbox cp`: files of an image, copied to this machine.
+//! `loopbox cp`: files of an image, copied to this machine; and files of this machine, copied into an image.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -6,17 +6,22 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use block::{Error, Kind, ResultExt as _};
+use format::spec::Spec;
 use fs::FileType;
 use fs::extract::{Destination, Options, Report, extract};
-use fs::path::{LastLink, last_name};
+use fs::insert;
+use fs::path::{LastLink, last_name, resolve};
 use rustix::fs::{Mode, OFlags};
 
 use super::{Result, Status};
-use crate::inside::Inside;
+use crate::inside::{Changed, Inside, now};
 use crate::print;
-use crate::progress::Shown;
+use crate::progress::{Shown, ShownIn};
 
-/// Copy files out of an image, with all that belongs to them.
+/// Copy files out of an image, with all that belongs to them, or into one.
+///
+/// With IMAGE:PATH as DEST, files and directories of this machine are copied into a FAT or exFAT file system, with no
+/// mount; what such a file system cannot hold (owners, links) is not copied.
 ///
 /// Directories are copied with all that is in them. Modes, owners (as far as this user may give them), times, symbolic
 /// and hard links, extended attributes and holes are kept, as by `cp -a`. Into a directory that exists, a copy goes under
@@ -24,11 +29,11 @@ use crate::progress::Shown;
 /// directories are merged. Nothing is ever written outside of DEST, whatever names and links the image holds.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Images, or files and directories in them.
+    /// Images, or files and directories in them; files of this machine, to be copied into an image.
     #[arg(value_name = "IMAGE[:PATH]", required = true)]
     sources: Vec<OsString>,
 
-    /// Where to: a directory, or a new name.
+    /// Where to: a directory, or a new name; IMAGE:PATH for one in an image.
     #[arg(value_name = "DEST")]
     destination: PathBuf,
 
@@ -59,6 +64,11 @@ pub struct Args {
 /// Copies; a file that cannot be copied is reported, and the rest goes on.
 pub fn run(args: &Args) -> Result {
     args.key.remember();
+    if let (image, Some(_)) = format::spec::split_path(args.destination.as_os_str(), Path::exists)
+        && Path::new(&Spec::parse(image)?.path).is_file()
+    {
+        return copy_in(args);
+    }
     let mut total = Report::default();
     for text in &args.sources {
         let inside = Inside::open(text, LastLink::Keep)?;
@@ -91,6 +101,52 @@ pub fn run(args: &Args) -> Result {
         print::warning(&format!("{n} extended attributes left out: this user may not set them here"));
     }
     Ok(if total.failures > 0 { Status::No } else { Status::Done })
+}
+
+/// Copies files of this machine into an image.
+fn copy_in(args: &Args) -> Result {
+    let changed = Changed::open(args.destination.as_os_str())?;
+    let copied = copy_all_in(args, &changed);
+    let failures = changed.close(copied)?;
+    Ok(if failures > 0 { Status::No } else { Status::Done })
+}
+
+fn copy_all_in(args: &Args, changed: &Changed) -> block::Result<u64> {
+    let fs = &*changed.fs;
+    let there = match resolve(fs, &changed.path, LastLink::Follow) {
+        Ok(inode) => Some(inode).filter(|inode| fs.stat(*inode).is_ok_and(|s| s.file_type == FileType::Directory)),
+        Err(error) if error.kind() == Kind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    if there.is_none() && (args.sources.len() > 1 || changed.path.ends_with(b"/")) {
+        return Err(Error::new(Kind::NotDirectory, "several files, or a path with a slash at its end"));
+    }
+    let mut failures = 0;
+    for source in &args.sources {
+        let path = Path::new(source);
+        if !path.exists()
+            && matches!(format::spec::split_path(source, Path::exists), (image, Some(_)) if Path::new(image).exists())
+        {
+            let text = format!("{}: from one image into another; copy it out of the one first", path.display());
+            return Err(Error::new(Kind::Unsupported, text));
+        }
+        // A link that was named stands for what it points to, as with cp.
+        let real = std::fs::canonicalize(path).context(|| path.display().to_string())?;
+        let own = path.file_name().filter(|_| !source.as_bytes().ends_with(b"/."));
+        let (directory, name) = match there {
+            Some(directory) => (directory, own.map(|name| name.as_bytes())),
+            None => {
+                let (directory, name) = changed.parent_and_name()?;
+                (directory, Some(name))
+            }
+        };
+        let shown = ShownIn::new(&real, &changed.image, args.verbose, !args.quiet && !args.verbose);
+        let options = insert::Options { fail_fast: args.fail_fast, time_max: None };
+        let report = insert::insert(fs, &real, directory, name, now(), options, &shown);
+        shown.finish();
+        failures += report?.failures;
+    }
+    Ok(failures)
 }
 
 /// Where a source goes, as `cp` decides it.

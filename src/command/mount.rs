@@ -12,6 +12,7 @@ use export::loop_device;
 use export::registry::{Image, Outcome, Registry, Use, Wanted};
 use export::server;
 use format::spec::{self, Spec, Step};
+use fs::Writable;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -24,8 +25,9 @@ use crate::stack::{Access, Stack};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "As root the kernel mounts it, where it knows the file system. Otherwise, or with --user, loopbox \
-                        serves it read-only from user space: an ordinary user then reads all files in it, whatever \
-                        their modes, and nobody else does (but with -o allow_other, when modes count)."
+                        serves it from user space, FAT and exFAT to be written, others to be read: an ordinary user \
+                        then uses all files in it, whatever their modes, and nobody else does (but with -o \
+                        allow_other, when modes count)."
 )]
 pub struct Args {
     /// The image, with its options: `disk.img,partition=2`.
@@ -187,17 +189,28 @@ fn is_ours(option: &str) -> bool {
 }
 
 fn serve(args: &Args, asked: &Asked, stack: &Stack) -> block::Result<()> {
-    if asked.write {
-        return Err(Error::new(Kind::Unsupported, "writing through a mount in user space: leave out rw"));
-    }
     if let Some(unknown) = asked.others.iter().find(|option| !is_ours(option)) {
         return Err(Error::new(Kind::Invalid, format!("unknown option {}", print::escaped(unknown.as_bytes()))));
     }
     let files = crate::inside::file_system(&stack.spec, Arc::clone(&stack.device), &args.image)?;
+    let mut options = asked.options;
+    let written = written(args, asked, stack, files.name())?;
+    options.read_only = written.is_none();
+    if !fs::has_owners(files.name()) {
+        // As with a mount by the kernel: they are those of whoever mounts.
+        options.ownership.uid.get_or_insert(rustix::process::getuid().as_raw());
+        options.ownership.gid.get_or_insert(rustix::process::getgid().as_raw());
+    }
     let registry = Registry::of_user()?;
     let point = check_point(&args.directory)?;
-    let held = registry.add(Wanted { point: Some(point.clone()), ..wanted(stack, Use::Directory)? })?;
-    let mount = match Mount::directory(files, &point, held.holding().image.path.as_os_str(), &asked.options) {
+    let wanted = Wanted { point: Some(point.clone()), read_only: options.read_only, ..wanted(stack, Use::Directory)? };
+    let held = registry.add(wanted)?;
+    let source = held.holding().image.path.clone().into_os_string();
+    let mounted = match written {
+        Some(writable) => Mount::writable(writable, &point, &source, &options),
+        None => Mount::directory(files, &point, &source, &options),
+    };
+    let mount = match mounted {
         Ok(mount) => mount,
         Err(error) => {
             held.end(Outcome::Safe)?;
@@ -210,6 +223,23 @@ fn serve(args: &Args, asked: &Asked, stack: &Stack) -> block::Result<()> {
         });
     }
     server::background(mount, held)
+}
+
+/// The file system to be written, where loopbox can, the image lets it, and nobody asked for less.
+fn written(args: &Args, asked: &Asked, stack: &Stack, name: &str) -> block::Result<Option<Arc<dyn Writable>>> {
+    if asked.read_only {
+        return Ok(None);
+    }
+    if !fs::is_written(name) {
+        let context = format!("rw: {name}, which loopbox reads and does not write");
+        return if asked.write { Err(Error::new(Kind::ReadOnly, context)) } else { Ok(None) };
+    }
+    let stack = Stack::open(&stack.spec, Access::WriteIfPossible)?;
+    if stack.device.limits().read_only {
+        let context = format!("rw: {}, which this user may only read", stack.spec);
+        return if asked.write { Err(Error::new(Kind::ReadOnly, context)) } else { Ok(None) };
+    }
+    crate::inside::writable(&stack.spec, stack.device, &args.image).map(Some)
 }
 
 fn wanted(stack: &Stack, used_as: Use) -> block::Result<Wanted> {

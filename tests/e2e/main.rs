@@ -10,6 +10,7 @@ mod command_line;
 mod demo;
 mod doctor;
 mod ext4_files;
+mod fat;
 mod files;
 mod image_formats;
 mod info;

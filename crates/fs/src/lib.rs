@@ -18,8 +18,10 @@ mod codec;
 pub mod erofs;
 pub mod ext4;
 pub mod extract;
+pub mod fat;
 mod file_system;
 pub mod identify;
+pub mod insert;
 pub mod iso9660;
 mod open;
 pub mod path;
@@ -29,9 +31,11 @@ pub mod stream;
 pub mod testing;
 pub mod udf;
 pub mod walk;
+mod writable;
 
 pub use file_system::{Cursor, Entry, FileExtent, FileSystem, FileType, Inode, Space, Stat, Time};
-pub use open::open;
+pub use open::{has_owners, is_written, open, open_writable};
+pub use writable::{Changes, Writable};
 
 /// The longest name of a directory entry that is passed on, bytes: the kernel's NAME_MAX.
 pub const NAME_BYTES_MAX: usize = 255;

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use block::{Error, Kind, ReadAt, Result};
+use block::{BlockDevice, Error, Kind, ReadAt, Result};
 
-use crate::FileSystem;
 use crate::erofs::Erofs;
 use crate::ext4::{self, Ext4};
+use crate::fat::{self, Fat};
 use crate::identify::{Usage, identify};
 use crate::iso9660::{self, Iso9660, Tree};
 use crate::squashfs::SquashFs;
 use crate::udf::Udf;
+use crate::{FileSystem, Writable};
 
 /// Opens the file system on a device, whichever it is.
 ///
@@ -41,6 +42,10 @@ pub fn open(device: Arc<dyn ReadAt>) -> Result<Arc<dyn FileSystem>> {
     if SquashFs::is_on(&*device)? {
         return Ok(Arc::new(SquashFs::open(device)?));
     }
+    // Its marks are the weakest.
+    if Fat::is_on(&*device)? {
+        return Ok(Arc::new(Fat::open(device, fat::Options::default())?));
+    }
     Err(unknown(&*device)?)
 }
 
@@ -59,4 +64,30 @@ fn unknown(device: &dyn ReadAt) -> Result<Error> {
         Usage::Swap => format!("{name}, which holds no files"),
     };
     Ok(Error::new(Kind::Unsupported, what))
+}
+
+/// Opens the file system on a device, to be written.
+///
+/// # Errors
+/// As [`open`]; [`Kind::ReadOnly`] where loopbox only reads it, or the device takes no writes.
+pub fn open_writable(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Writable>> {
+    let read_only = device.limits().read_only;
+    let found = open(device.clone())?;
+    match found.name() {
+        name if !is_written(name) => {
+            Err(Error::new(Kind::ReadOnly, format!("{name}, which loopbox reads and does not write")))
+        }
+        _ if read_only => Err(Error::new(Kind::ReadOnly, "an image that takes no writes")),
+        _ => Ok(Arc::new(Fat::open_writable(device, fat::Options::default())?)),
+    }
+}
+
+/// Whether loopbox writes file systems of this name, as [`FileSystem::name`] has it.
+pub fn is_written(name: &str) -> bool {
+    matches!(name, "vfat" | "exfat")
+}
+
+/// Whether file systems of this name say whom a file belongs to.
+pub fn has_owners(name: &str) -> bool {
+    !matches!(name, "vfat" | "exfat")
 }

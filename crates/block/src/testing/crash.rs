@@ -39,7 +39,8 @@ impl Disk {
         Self::with_image(vec![0; size as usize], cut_at)
     }
 
-    fn with_image(image: Vec<u8>, cut_at: u64) -> Self {
+    /// Of these bytes.
+    pub fn with_image(image: Vec<u8>, cut_at: u64) -> Self {
         let size = image.len() as u64;
         Self { size, state: Mutex::new(State { live: image.clone(), durable: image, cut_at, ..State::default() }) }
     }
@@ -74,6 +75,11 @@ impl Disk {
             }
         }
         Self::with_image(image, u64::MAX)
+    }
+
+    /// What was written up to now, in order: what is found when the process died, and the machine did not.
+    pub fn live(&self) -> Vec<u8> {
+        self.state().live.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,20 +1,27 @@
-//! The tree of a [`FileSystem`], read only, as the nodes of a session.
+//! The tree of a [`FileSystem`], as the nodes of a session; written where it is a [`Writable`].
 //!
 //! A node's number is the file system's own [`Inode`], with two exceptions: the kernel calls the top directory 1, and
 //! has no 0. Nothing is kept for a node, so that the kernel's FORGET has nothing to do.
+//!
+//! What is written is not kept here: each write is with the device when it is answered, and survives a power cut once
+//! fsync was answered. In a file system that is written, names are asked for each time: one whose names are the same in
+//! either case has several for a file, and the kernel does not know which.
 
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use fs::{Cursor, FileSystem, FileType, Inode, Stat, Time};
+use fs::{Changes, Cursor, FileSystem, FileType, Inode, Stat, Time, Writable};
 
-use super::nodes::{Answer, Listing, Node, Nodes};
-use super::wire::{Attr, Errno, OpenIn, OpenOut, ROOT, SetAttrIn, StatFsOut, init, seek};
+use super::nodes::{Answer, Listing, Node, Nodes, Valid};
+use super::wire::{Attr, Errno, OpenIn, OpenOut, ROOT, SetAttrIn, StatFsOut, init, open, rename, seek, set};
 
 /// An image does not change: names and attributes stay as they are, for a year.
 const VALID_S: u64 = 365 * 24 * 3600;
+/// What is written changes through this mount alone, and by calls that the kernel knows of.
+const VALID_WRITTEN_S: u64 = 1;
 /// Unit of reading that `stat` shows.
 const BLOCK_BYTES: u32 = 4096;
 
@@ -34,14 +41,24 @@ pub struct Ownership {
 /// A file system, as a session shows it.
 pub struct Directory {
     files: Arc<dyn FileSystem>,
+    writable: Option<Arc<dyn Writable>>,
     ownership: Ownership,
     acl: bool,
 }
 
 impl Directory {
+    /// One that is written.
+    pub fn writable(files: Arc<dyn Writable>, ownership: Ownership) -> Self {
+        Self { files: files.clone(), writable: Some(files), ownership, acl: false }
+    }
+
+    fn writer(&self) -> Answer<&dyn Writable> {
+        self.writable.as_deref().ok_or(Errno::ROFS)
+    }
+
     /// With `acl` the kernel applies the access control lists of the image (and, with them, all permissions).
     pub fn new(files: Arc<dyn FileSystem>, ownership: Ownership, acl: bool) -> Self {
-        Self { files, ownership, acl }
+        Self { files, writable: None, ownership, acl }
     }
 
     /// The number of a file, for the kernel. Its inverse is itself, but for the two places of 0 and 1.
@@ -99,6 +116,12 @@ fn attr(stat: &Stat, ownership: Ownership) -> Attr {
     }
 }
 
+/// What the clock says.
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanoseconds: since.subsec_nanos() }
+}
+
 fn nanoseconds(time: Time) -> u32 {
     time.nanoseconds.min(999_999_999)
 }
@@ -108,13 +131,17 @@ impl Nodes for Directory {
         init::DO_READDIRPLUS
             | init::READDIRPLUS_AUTO
             | init::CACHE_SYMLINKS
-            | init::NO_OPEN_SUPPORT
             | init::NO_OPENDIR_SUPPORT
             | if self.acl { init::POSIX_ACL } else { 0 }
+            // Who has a file open matters where it may be removed.
+            | if self.writable.is_none() { init::NO_OPEN_SUPPORT } else { 0 }
     }
 
-    fn valid_s(&self) -> u64 {
-        VALID_S
+    fn valid_s(&self) -> Valid {
+        match self.writable {
+            Some(_) => Valid { name_s: 0, attr_s: VALID_WRITTEN_S },
+            None => Valid { name_s: VALID_S, attr_s: VALID_S },
+        }
     }
 
     fn lookup(&self, directory: u64, name: &[u8]) -> Answer<Node> {
@@ -128,30 +155,85 @@ impl Nodes for Directory {
         Ok(self.node(self.inode(node))?.attr)
     }
 
-    fn set_attr(&self, _: u64, _: &SetAttrIn) -> Answer<Attr> {
-        Err(Errno::ROFS)
+    fn set_attr(&self, node: u64, change: &SetAttrIn) -> Answer<Attr> {
+        let (writer, inode, now) = (self.writer()?, self.inode(node), now());
+        let meant = |field: u32| change.valid & field != 0;
+        let old = self.attr(node)?;
+        // Whom files belong to is a matter of the mount.
+        if (meant(set::UID) && change.uid != old.uid) || (meant(set::GID) && change.gid != old.gid) {
+            return Err(Errno::PERM);
+        }
+        if meant(set::SIZE) {
+            writer.truncate(inode, change.size, now)?;
+        }
+        let time = |seconds: u64, nanoseconds| Time { seconds: seconds.cast_signed(), nanoseconds };
+        let pick = |field, now_field, given| meant(field).then(|| if meant(now_field) { now } else { given });
+        let changes = Changes {
+            accessed: pick(set::ATIME, set::ATIME_NOW, time(change.atime, change.atimensec)),
+            modified: pick(set::MTIME, set::MTIME_NOW, time(change.mtime, change.mtimensec)),
+            created: None,
+            permissions: meant(set::MODE).then(|| u16::try_from(change.mode & 0o7777).unwrap_or_default()),
+        };
+        if changes != Changes::default() {
+            writer.change(inode, changes)?;
+        }
+        self.attr(node)
     }
 
     fn read_link(&self, node: u64) -> Answer<Vec<u8>> {
         Ok(self.files.read_link(self.inode(node))?)
     }
 
-    fn open(&self, _: u64, _: OpenIn) -> Answer<OpenOut> {
-        Err(Errno::NOSYS)
+    fn open(&self, node: u64, _: OpenIn) -> Answer<OpenOut> {
+        let writer = self.writable.as_ref().ok_or(Errno::NOSYS)?;
+        writer.hold(self.inode(node));
+        Ok(OpenOut { open_flags: open::KEEP_CACHE | open::NOFLUSH, ..OpenOut::default() })
     }
 
-    fn release(&self, _: u64, _: u64) {}
+    fn release(&self, node: u64, _: u64) {
+        if let Some(writer) = &self.writable {
+            // Nobody waits for the answer; what could not be given back is found by a check.
+            let _ = writer.release(self.inode(node));
+        }
+    }
 
     fn read(&self, node: u64, buf: &mut [u8], offset: u64) -> Answer<usize> {
         Ok(self.files.read(self.inode(node), buf, offset)?)
     }
 
-    fn write(&self, _: u64, _: &[u8], _: u64) -> Answer<u32> {
-        Err(Errno::ROFS)
+    fn write(&self, node: u64, data: &[u8], offset: u64) -> Answer<u32> {
+        self.writer()?.write(self.inode(node), data, offset, now())?;
+        u32::try_from(data.len()).map_err(|_| Errno::INVAL)
+    }
+
+    fn create(&self, directory: u64, name: &[u8], mode: u32) -> Answer<Node> {
+        let writer = self.writer()?;
+        let file_type = FileType::from_mode(mode).ok_or(Errno::INVAL)?;
+        if !matches!(file_type, FileType::Regular | FileType::Directory) {
+            return Err(Errno::PERM);
+        }
+        self.node(writer.create(self.inode(directory), name, file_type, now())?)
+    }
+
+    fn remove(&self, directory: u64, name: &[u8], directory_wanted: bool) -> Answer<()> {
+        Ok(self.writer()?.remove(self.inode(directory), name, directory_wanted, now())?)
+    }
+
+    fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Answer<()> {
+        let writer = self.writer()?;
+        if flags & !rename::NOREPLACE != 0 {
+            return Err(Errno::INVAL);
+        }
+        let (from, to) = ((self.inode(from.0), from.1), (self.inode(to.0), to.1));
+        Ok(writer.rename(from, to, flags & rename::NOREPLACE == 0, now())?)
     }
 
     fn sync(&self) -> Answer<()> {
-        Ok(())
+        Ok(self.writable.as_ref().map_or(Ok(()), |writer| writer.flush())?)
+    }
+
+    fn close(&self) -> Answer<()> {
+        Ok(self.writable.as_ref().map_or(Ok(()), |writer| writer.close())?)
     }
 
     /// Places: 0 before `.`, 1 before `..`, and then those of the file system plus 2.
@@ -216,8 +298,17 @@ impl Nodes for Directory {
         Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect())
     }
 
-    fn allocate(&self, _: u64, _: u64, _: u64, _: u32) -> Answer<()> {
-        Err(Errno::ROFS)
+    /// Room for what is to come is taken by making the file longer; there is none behind the end of a file.
+    fn allocate(&self, node: u64, offset: u64, len: u64, mode: u32) -> Answer<()> {
+        let (writer, inode) = (self.writer()?, self.inode(node));
+        if mode != 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
+        if end > self.files.stat(inode)?.size {
+            writer.truncate(inode, end, now())?;
+        }
+        Ok(())
     }
 
     fn seek(&self, node: u64, offset: u64, whence: u32) -> Answer<u64> {

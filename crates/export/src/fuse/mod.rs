@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Mount::directory   any fs::FileSystem        → Directory ┐
+//! Mount::writable    any fs::Writable          → Directory ┤
 //! Mount::disk        any block::BlockDevice    → Disk      ┴─ Nodes ─ Session ─ /dev/fuse ─ kernel ─ programs
 //! ```
 //! One session of our own serves both: it speaks the protocol to the kernel directly, without libfuse.
@@ -22,7 +23,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use block::{Error, Kind, Result};
-use fs::FileSystem;
+use fs::{FileSystem, Writable};
 
 pub use directory::Ownership;
 pub use mount::{KIND, Unmount, absolute, check_point, is_dead, unmount};
@@ -103,6 +104,19 @@ impl Mount {
     pub fn directory(files: Arc<dyn FileSystem>, point: &Path, source: &OsStr, options: &Options) -> Result<Self> {
         let (nodes, options) = directory(files, options);
         Self::of(nodes, point, source, &options)
+    }
+
+    /// Mounts a file system that is written, but for `options.read_only`.
+    ///
+    /// # Errors
+    /// As [`Mount::directory`].
+    pub fn writable(files: Arc<dyn Writable>, point: &Path, source: &OsStr, options: &Options) -> Result<Self> {
+        if options.read_only {
+            return Self::directory(files, point, source, options);
+        }
+        let check_permissions = options.check_permissions || options.allow_other;
+        let options = Options { check_permissions, ..*options };
+        Self::of(Box::new(Directory::writable(files, options.ownership)), point, source, &options)
     }
 
     /// Mounts a directory with a disk and its partitions on `point`. The first file is the whole disk, the others are

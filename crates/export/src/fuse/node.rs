@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use block::{BlockDevice, Source, Zero};
 
-use super::nodes::{Answer, Listing, Node, Nodes};
+use super::nodes::{Answer, Listing, Node, Nodes, Valid};
 use super::wire::{Attr, Errno, OpenIn, OpenOut, ROOT, SetAttrIn, StatFsOut, allocate, init, open, seek, set};
 
 /// Attributes change (times, room taken): the kernel asks again after this.
@@ -167,8 +167,8 @@ impl Nodes for Disk {
         init::DIRECT_IO_ALLOW_MMAP | init::NO_OPENDIR_SUPPORT
     }
 
-    fn valid_s(&self) -> u64 {
-        VALID_S
+    fn valid_s(&self) -> Valid {
+        Valid { name_s: VALID_S, attr_s: VALID_S }
     }
 
     fn lookup(&self, directory: u64, name: &[u8]) -> Answer<Node> {
@@ -240,6 +240,22 @@ impl Nodes for Disk {
         device.write_at(&data[..len], offset)?;
         self.touch(node);
         u32::try_from(len).map_err(|_| Errno::INVAL)
+    }
+
+    fn create(&self, _: u64, _: &[u8], _: u32) -> Answer<Node> {
+        Err(Errno::PERM)
+    }
+
+    fn remove(&self, _: u64, _: &[u8], _: bool) -> Answer<()> {
+        Err(Errno::PERM)
+    }
+
+    fn rename(&self, _: (u64, &[u8]), _: (u64, &[u8]), _: u32) -> Answer<()> {
+        Err(Errno::PERM)
+    }
+
+    fn close(&self) -> Answer<()> {
+        self.sync()
     }
 
     fn sync(&self) -> Answer<()> {

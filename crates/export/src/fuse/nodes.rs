@@ -40,13 +40,22 @@ const ABSENT: Attr = Attr {
     flags: 0,
 };
 
+/// For how many seconds the kernel may go on believing what it was told.
+#[derive(Debug, Clone, Copy)]
+pub struct Valid {
+    /// That a name is that of a file.
+    pub name_s: u64,
+    /// What is known of a file.
+    pub attr_s: u64,
+}
+
 /// Files by their number; [`super::wire::ROOT`] is the directory that is mounted. Called by several threads at once.
 pub trait Nodes: Send + Sync {
     /// The flags of INIT that this tree wants, beside those that every session has.
     fn init_flags(&self) -> u64;
 
     /// How long, in seconds, names and attributes stay as they are.
-    fn valid_s(&self) -> u64;
+    fn valid_s(&self) -> Valid;
 
     /// The file of that name.
     fn lookup(&self, directory: u64, name: &[u8]) -> Answer<Node>;
@@ -72,8 +81,20 @@ pub trait Nodes: Send + Sync {
     /// Writes, and says how many bytes of it.
     fn write(&self, node: u64, data: &[u8], offset: u64) -> Answer<u32>;
 
+    /// Makes a file of the type and with the permissions of `mode`.
+    fn create(&self, directory: u64, name: &[u8], mode: u32) -> Answer<Node>;
+
+    /// Takes a name away: that of a directory, or of another file.
+    fn remove(&self, directory: u64, name: &[u8], directory_wanted: bool) -> Answer<()>;
+
+    /// Gives a file another name; `flags` are those of renameat2(2).
+    fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Answer<()>;
+
     /// What was written survives a power cut.
     fn sync(&self) -> Answer<()>;
+
+    /// The same, and nothing more is to come.
+    fn close(&self) -> Answer<()>;
 
     /// The names in a directory, from a place that was said with the one before.
     fn read_dir(&self, directory: u64, from: u64, listing: &mut Listing<'_>) -> Answer<()>;
@@ -100,13 +121,13 @@ pub struct Listing<'a> {
     buf: &'a mut [u8],
     used: usize,
     plus: bool,
-    valid_s: u64,
+    valid: Valid,
 }
 
 impl<'a> Listing<'a> {
     /// An empty one that may fill `buf`; with `plus`, each name comes with its attributes.
-    pub fn new(buf: &'a mut [u8], plus: bool, valid_s: u64) -> Self {
-        Self { buf, used: 0, plus, valid_s }
+    pub fn new(buf: &'a mut [u8], plus: bool, valid: Valid) -> Self {
+        Self { buf, used: 0, plus, valid }
     }
 
     /// Whether names are to come with their attributes.
@@ -134,7 +155,7 @@ impl<'a> Listing<'a> {
         let dirent = Dirent { ino: number, off: next, namelen, file_type: (mode & 0o170_000) >> 12 };
         room.fill(0);
         if self.plus {
-            room[..front].copy_from_slice(entry_out(node.unwrap_or(Node::NONE), self.valid_s).as_bytes());
+            room[..front].copy_from_slice(entry_out(node.unwrap_or(Node::NONE), self.valid).as_bytes());
         }
         room[front..front + size_of::<Dirent>()].copy_from_slice(dirent.as_bytes());
         room[front + size_of::<Dirent>()..named].copy_from_slice(name);
@@ -144,8 +165,9 @@ impl<'a> Listing<'a> {
 }
 
 /// The answer to LOOKUP.
-pub fn entry_out(node: Node, valid_s: u64) -> EntryOut {
-    EntryOut { nodeid: node.number, entry_valid: valid_s, attr_valid: valid_s, attr: node.attr, ..EntryOut::default() }
+pub fn entry_out(node: Node, valid: Valid) -> EntryOut {
+    let (entry_valid, attr_valid) = (valid.name_s, valid.attr_s);
+    EntryOut { nodeid: node.number, entry_valid, attr_valid, attr: node.attr, ..EntryOut::default() }
 }
 
 #[cfg(test)]
@@ -157,7 +179,7 @@ mod tests {
     #[test]
     fn a_listing_holds_whole_names() {
         let mut buf = [0xAA; 24 + 8 + 31];
-        let mut listing = Listing::new(&mut buf, false, 1);
+        let mut listing = Listing::new(&mut buf, false, Valid { name_s: 1, attr_s: 1 });
         assert!(listing.push(b"boot", 12, 0o040_000, 3, None));
         assert!(!listing.push(b"efi", 13, 0o040_000, 4, None), "one byte is missing");
         assert_eq!(listing.len(), 32);
@@ -170,7 +192,7 @@ mod tests {
     fn with_attributes_they_come_first() {
         let mut buf = [0; 512];
         let node = Node { number: 5, attr: Attr { ino: 12, mode: 0o100_644, ..Attr::default() } };
-        let mut listing = Listing::new(&mut buf, true, 9);
+        let mut listing = Listing::new(&mut buf, true, Valid { name_s: 8, attr_s: 9 });
         assert!(listing.push(b"a", 12, 0o100_000, 1, Some(node)));
         assert_eq!(listing.len(), 160);
         let (entry, rest) = EntryOut::read_from_prefix(&buf).unwrap();

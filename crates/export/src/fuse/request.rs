@@ -3,7 +3,8 @@
 use zerocopy::FromBytes;
 
 use super::wire::{
-    FallocateIn, GetXAttrIn, InHeader, InitIn, LSeekIn, OpenIn, ReadIn, ReleaseIn, SetAttrIn, WriteIn, opcode,
+    CreateIn, FallocateIn, GetXAttrIn, InHeader, InitIn, LSeekIn, MkDirIn, MkNodIn, OpenIn, ReadIn, ReleaseIn,
+    Rename2In, SetAttrIn, WriteIn, opcode,
 };
 
 /// What the kernel wants, of whom.
@@ -32,6 +33,23 @@ pub enum Operation<'a> {
     GetAttr,
     SetAttr(SetAttrIn),
     ReadLink,
+    /// Of a link of either kind, which nobody here makes.
+    Link,
+    MkNod(MkNodIn, &'a [u8]),
+    MkDir(MkDirIn, &'a [u8]),
+    Unlink {
+        name: &'a [u8],
+    },
+    RmDir {
+        name: &'a [u8],
+    },
+    Rename {
+        directory: u64,
+        flags: u32,
+        from: &'a [u8],
+        to: &'a [u8],
+    },
+    Create(CreateIn, &'a [u8]),
     Open(OpenIn),
     Read(ReadIn),
     Write(WriteIn, &'a [u8]),
@@ -94,6 +112,29 @@ impl<'a> Operation<'a> {
             opcode::GETATTR => Self::GetAttr,
             opcode::SETATTR => Self::SetAttr(front(arguments)?.0),
             opcode::READLINK => Self::ReadLink,
+            opcode::SYMLINK | opcode::LINK => Self::Link,
+            opcode::MKNOD => {
+                let (given, rest) = front::<MkNodIn>(arguments)?;
+                Self::MkNod(given, name(rest)?)
+            }
+            opcode::MKDIR => {
+                let (given, rest) = front::<MkDirIn>(arguments)?;
+                Self::MkDir(given, name(rest)?)
+            }
+            opcode::UNLINK => Self::Unlink { name: name(arguments)? },
+            opcode::RMDIR => Self::RmDir { name: name(arguments)? },
+            opcode::RENAME => {
+                let (directory, rest) = front::<u64>(arguments)?;
+                Self::rename(directory, 0, rest)?
+            }
+            opcode::RENAME2 => {
+                let (given, rest) = front::<Rename2In>(arguments)?;
+                Self::rename(given.newdir, given.flags, rest)?
+            }
+            opcode::CREATE => {
+                let (given, rest) = front::<CreateIn>(arguments)?;
+                Self::Create(given, name(rest)?)
+            }
             opcode::OPEN => Self::Open(front(arguments)?.0),
             opcode::READ => Self::Read(front(arguments)?.0),
             opcode::WRITE => {
@@ -119,6 +160,12 @@ impl<'a> Operation<'a> {
             opcode::LSEEK => Self::LSeek(front(arguments)?.0),
             other => Self::Other(other),
         })
+    }
+
+    fn rename(directory: u64, flags: u32, names: &'a [u8]) -> Option<Self> {
+        let from = name(names)?;
+        let to = name(names.get(from.len().checked_add(1)?..)?)?;
+        Some(Self::Rename { directory, flags, from, to })
     }
 }
 
@@ -158,6 +205,12 @@ pub(super) mod tests {
             Request::parse(&write),
             Ok(Request { unique: 8, node: 2, operation: Operation::Write(given, b"abc") })
         );
+        let given = Rename2In { newdir: 9, flags: 1, padding: 0 };
+        let rename = message(opcode::RENAME2, 8, 2, &[given.as_bytes(), b"old\0new\0"]);
+        let expected = Operation::Rename { directory: 9, flags: 1, from: b"old", to: b"new" };
+        assert_eq!(Request::parse(&rename).unwrap().operation, expected);
+        let rename = message(opcode::RENAME, 8, 2, &[9_u64.as_bytes(), b"old\0new"]);
+        assert_eq!(Request::parse(&rename), Err(Malformed::Arguments(8)));
         let old = InitIn { major: 7, minor: 31, max_readahead: 4096, flags: 1 };
         let init = message(opcode::INIT, 1, 0, &[old.as_bytes()]);
         assert_eq!(Request::parse(&init).unwrap().operation, Operation::Init { given: old, flags2: 0 });

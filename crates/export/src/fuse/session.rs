@@ -20,7 +20,8 @@ use crate::counters::{Counters, Operation as Counted};
 use super::nodes::{Answer, Listing, Nodes, entry_out};
 use super::request::{Malformed, Operation, Request};
 use super::wire::{
-    AttrOut, Errno, GetXAttrOut, InitIn, InitOut, LSeekOut, MAJOR, MINOR_MAX, MINOR_MIN, OutHeader, WriteOut, init,
+    AttrOut, Errno, GetXAttrOut, InitIn, InitOut, LSeekOut, MAJOR, MINOR_MAX, MINOR_MIN, MkDirIn, MkNodIn, OpenIn,
+    OutHeader, WriteOut, init,
 };
 
 /// Most bytes that one READ or WRITE moves.
@@ -52,6 +53,9 @@ impl std::fmt::Debug for Session {
         f.debug_struct("Session").field("device", &self.device).finish_non_exhaustive()
     }
 }
+
+/// `S_IFDIR`.
+const DIRECTORY: u32 = 0o040_000;
 
 /// Why a worker stops.
 enum End {
@@ -96,13 +100,13 @@ impl Session {
         served.and(synced)
     }
 
-    /// Makes what was written durable.
+    /// Makes what was written durable, at the end.
     ///
     /// # Errors
     /// The failure of the flush.
     pub fn sync(&self) -> Result<()> {
         self.nodes
-            .sync()
+            .close()
             .map_err(|Errno(errno)| Error::io("flush of the device", std::io::Error::from_raw_os_error(errno)))
     }
 
@@ -264,7 +268,7 @@ impl Operation<'_> {
 /// Answers one request.
 fn answer(nodes: &dyn Nodes, device: BorrowedFd<'_>, request: Request<'_>, output: &mut [u8]) {
     let Request { unique, node, operation } = request;
-    let valid_s = nodes.valid_s();
+    let valid = nodes.valid_s();
     macro_rules! reply {
         ($answer:expr, $value:pat => $bytes:expr) => {
             match $answer {
@@ -286,17 +290,36 @@ fn answer(nodes: &dyn Nodes, device: BorrowedFd<'_>, request: Request<'_>, outpu
             reply!(nodes.write(node, data, given.offset), size => WriteOut { size, padding: 0 }.as_bytes());
         }
         Operation::Lookup { name } => {
-            reply!(nodes.lookup(node, name), found => entry_out(found, valid_s).as_bytes());
+            reply!(nodes.lookup(node, name), found => entry_out(found, valid).as_bytes());
         }
         Operation::GetAttr => {
             let attr = nodes.attr(node);
-            reply!(attr, attr => AttrOut { attr_valid: valid_s, attr, ..AttrOut::default() }.as_bytes());
+            reply!(attr, attr => AttrOut { attr_valid: valid.attr_s, attr, ..AttrOut::default() }.as_bytes());
         }
         Operation::SetAttr(change) => {
             let attr = nodes.set_attr(node, &change);
-            reply!(attr, attr => AttrOut { attr_valid: valid_s, attr, ..AttrOut::default() }.as_bytes());
+            reply!(attr, attr => AttrOut { attr_valid: valid.attr_s, attr, ..AttrOut::default() }.as_bytes());
         }
         Operation::ReadLink => reply!(nodes.read_link(node), target => &target),
+        Operation::Link => send(device, unique, Err(Errno::PERM)),
+        Operation::MkNod(MkNodIn { mode, .. }, name) => {
+            reply!(nodes.create(node, name, mode), made => entry_out(made, valid).as_bytes());
+        }
+        Operation::MkDir(MkDirIn { mode, .. }, name) => {
+            let mode = DIRECTORY | mode & 0o7777;
+            reply!(nodes.create(node, name, mode), made => entry_out(made, valid).as_bytes());
+        }
+        Operation::Create(given, name) => {
+            let how = OpenIn { flags: given.flags, open_flags: given.open_flags };
+            let made = nodes.create(node, name, given.mode);
+            let made = made.and_then(|made| Ok((entry_out(made, valid), nodes.open(made.number, how)?)));
+            reply!(made, (entry, out) => [entry.as_bytes(), out.as_bytes()].concat().as_slice());
+        }
+        Operation::Unlink { name } => reply!(nodes.remove(node, name, false), () => &[]),
+        Operation::RmDir { name } => reply!(nodes.remove(node, name, true), () => &[]),
+        Operation::Rename { directory, flags, from, to } => {
+            reply!(nodes.rename((node, from), (directory, to), flags), () => &[]);
+        }
         Operation::Open(how) => reply!(nodes.open(node, how), out => out.as_bytes()),
         Operation::Release(given) => {
             nodes.release(node, given.fh);
@@ -306,7 +329,7 @@ fn answer(nodes: &dyn Nodes, device: BorrowedFd<'_>, request: Request<'_>, outpu
         Operation::ReadDir(given) | Operation::ReadDirPlus(given) => {
             let plus = matches!(operation, Operation::ReadDirPlus(_));
             let len = usize::try_from(given.size).unwrap_or(usize::MAX).min(output.len());
-            let mut listing = Listing::new(&mut output[..len], plus, valid_s);
+            let mut listing = Listing::new(&mut output[..len], plus, valid);
             let done = nodes.read_dir(node, given.offset, &mut listing).map(|()| listing.len());
             reply!(done, len => &output[..len]);
         }

@@ -59,6 +59,14 @@ structures! {
         valid: u32, padding: u32, fh: u64, size: u64, lock_owner: u64, atime: u64, mtime: u64, ctime: u64,
         atimensec: u32, mtimensec: u32, ctimensec: u32, mode: u32, unused4: u32, uid: u32, gid: u32, unused5: u32,
     }
+    /// `fuse_mknod_in`
+    MkNodIn { mode: u32, rdev: u32, umask: u32, padding: u32 }
+    /// `fuse_mkdir_in`
+    MkDirIn { mode: u32, umask: u32 }
+    /// `fuse_rename2_in`, of which `fuse_rename_in` is the beginning
+    Rename2In { newdir: u64, flags: u32, padding: u32 }
+    /// `fuse_create_in`
+    CreateIn { flags: u32, mode: u32, umask: u32, open_flags: u32 }
     /// `fuse_open_in`
     OpenIn { flags: u32, open_flags: u32 }
     /// `fuse_open_out`
@@ -126,8 +134,10 @@ pub mod set {
     pub const UID: u32 = 1 << 1;
     pub const GID: u32 = 1 << 2;
     pub const SIZE: u32 = 1 << 3;
+    pub const ATIME: u32 = 1 << 4;
     pub const MTIME: u32 = 1 << 5;
     pub const FH: u32 = 1 << 6;
+    pub const ATIME_NOW: u32 = 1 << 7;
     pub const MTIME_NOW: u32 = 1 << 8;
 }
 
@@ -137,6 +147,12 @@ pub mod allocate {
     pub const KEEP_SIZE: u32 = 1;
     pub const PUNCH_HOLE: u32 = 2;
     pub const ZERO_RANGE: u32 = 16;
+}
+
+/// Flags of RENAME2.
+pub mod rename {
+    #![allow(missing_docs)] // RENAME_… of linux/fs.h
+    pub const NOREPLACE: u32 = 1;
 }
 
 /// Places of LSEEK.
@@ -154,6 +170,13 @@ pub mod opcode {
     pub const GETATTR: u32 = 3;
     pub const SETATTR: u32 = 4;
     pub const READLINK: u32 = 5;
+    pub const SYMLINK: u32 = 6;
+    pub const MKNOD: u32 = 8;
+    pub const MKDIR: u32 = 9;
+    pub const UNLINK: u32 = 10;
+    pub const RMDIR: u32 = 11;
+    pub const RENAME: u32 = 12;
+    pub const LINK: u32 = 13;
     pub const OPEN: u32 = 14;
     pub const READ: u32 = 15;
     pub const WRITE: u32 = 16;
@@ -167,11 +190,13 @@ pub mod opcode {
     pub const READDIR: u32 = 28;
     pub const RELEASEDIR: u32 = 29;
     pub const FSYNCDIR: u32 = 30;
+    pub const CREATE: u32 = 35;
     pub const INTERRUPT: u32 = 36;
     pub const DESTROY: u32 = 38;
     pub const BATCH_FORGET: u32 = 42;
     pub const FALLOCATE: u32 = 43;
     pub const READDIRPLUS: u32 = 44;
+    pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
     pub const SYNCFS: u32 = 50;
 }
@@ -222,5 +247,7 @@ mod tests {
         assert_eq!(size_of::<FallocateIn>(), 32);
         assert_eq!(size_of::<LSeekIn>(), 24);
         assert_eq!(size_of::<Dirent>(), 24);
+        assert_eq!((size_of::<MkNodIn>(), size_of::<MkDirIn>()), (16, 8));
+        assert_eq!((size_of::<Rename2In>(), size_of::<CreateIn>()), (16, 16));
     }
 }

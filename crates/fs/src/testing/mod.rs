@@ -13,3 +13,5 @@
 pub mod conformance;
 pub mod explore;
 pub mod memory;
+pub mod model;
+pub mod scratch;

@@ -1,0 +1,10 @@
+//! FAT and exFAT, against dosfstools, mtools, exfatprogs, and broken images.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod crash;
+mod format;
+mod hostile;
+mod image;
+mod read;
+mod write;
