@@ -182,3 +182,47 @@ fn a_sample_is_uploaded_played_and_removed() {
     assert!(!rig::output(&mut bench.command("pactl", &["play-sample", "bell"])).status.success());
     same(&bench.wav(), &bytes);
 }
+
+#[test]
+fn modules_remap_a_source_and_loop_a_sink() {
+    rig::requires!("pactl", "paplay", "parec");
+    let bench = Bench::new("clock=free");
+    let sink = bench.run("pactl", &["load-module", "module-null-sink", "sink_name=second"]);
+    let virtual_mic = ["load-module", "module-remap-source", "master=second.monitor", "source_name=virtual"];
+    bench.run("pactl", &virtual_mic);
+    let swapped = "master=second.monitor source_name=swapped channel_map=front-left,front-right \
+                   master_channel_map=front-right,front-left";
+    bench.run("pactl", &["load-module", "module-remap-source", swapped]);
+    let looped =
+        bench.run("pactl", &["load-module", "module-loopback", "source=virtual", "sink=loopbox", "latency_msec=7"]);
+    for bad in ["master=nobody", "source_name=virtual", "channels=3", "channel_map=front-left,nowhere"] {
+        let mut command = bench.command("pactl", &["load-module", "module-remap-source", bad]);
+        assert!(!rig::output(&mut command).status.success(), "{bad}");
+    }
+    let list = bench.run("pactl", &["list", "sources"]);
+    assert!(list.contains("Name: virtual") && list.contains("Monitor of Sink: n/a"), "{list}");
+    let bytes = noise(48_000 * 4);
+    let file = bench.file("in.raw", &bytes);
+    let words = ["--raw", "--format=s16le", "--rate=48000", "--channels=2"];
+    let record = |source: &str| bench.recorder("parec", &[&words[..], &["-d", source, "--latency-msec=20"]].concat());
+    // What goes to `second` is heard from the source that is remapped, and from that whose sides are swapped.
+    for (source, swaps) in [("virtual", false), ("swapped", true)] {
+        let recorder = record(source);
+        bench.run("paplay", &[&words[..], &["-d", "second", &file]].concat());
+        let mut expected = bytes.clone();
+        if swaps {
+            expected.as_chunks_mut::<4>().0.iter_mut().for_each(|[a, b, c, d]| (*a, *b, *c, *d) = (*c, *d, *a, *b));
+        }
+        same(&recorder.heard(bytes.len()), &expected);
+        let outputs = ["list", "short", "source-outputs"];
+        rig::wait_until("the recorder's end", || bench.run("pactl", &outputs).is_empty());
+    }
+    // And through the loop from the first sink's monitor, until the loop goes.
+    let recorder = record("loopbox.monitor");
+    bench.run("paplay", &[&words[..], &["-d", "second", &file]].concat());
+    same(&recorder.heard(bytes.len()), &bytes);
+    bench.run("pactl", &["unload-module", looped.trim()]);
+    bench.run("pactl", &["unload-module", sink.trim()]);
+    let list = bench.run("pactl", &["list", "short", "sources"]);
+    assert!(!list.contains("virtual") && !list.contains("second") && list.contains("loopbox.mic"), "{list}");
+}

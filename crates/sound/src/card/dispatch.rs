@@ -1,7 +1,7 @@
 //! Commands of clients.
 
 use super::Now;
-use super::engine::{BUFFERED_MAX, Client, Engine, SINKS_MAX, Sample};
+use super::engine::{BUFFERED_MAX, Client, Engine, Sample};
 use super::stream::{Owner, Record, Volume};
 use crate::pulse::buffer::Attributes;
 use crate::pulse::command::{VOLUME_MAX, code, event, facility, op};
@@ -531,7 +531,7 @@ impl Engine {
     }
 
     /// Tells a stream's client where it is now.
-    fn tell_moved(&mut self, playback: bool, index: u32) {
+    pub(super) fn tell_moved(&mut self, playback: bool, index: u32) {
         let place = if playback {
             self.playbacks.get(&index).and_then(|s| Some((s.owner?, s.sink, Some(s.buffer.attributes()), (0, 0))))
         } else {
@@ -636,61 +636,6 @@ impl Engine {
             _ => return no(code::NOENTITY),
         }
         Ok(Some(packet))
-    }
-
-    fn load_module(&mut self, r: &mut Reader<'_>) -> Done {
-        let (name, argument) = (r.text()?.unwrap_or_default(), r.text()?.unwrap_or_default());
-        let values: Vec<(&str, &str)> = argument.split_whitespace().filter_map(|word| word.split_once('=')).collect();
-        let value =
-            |key: &str| values.iter().find(|(name, _)| *name == key).map(|(_, value)| value.trim_matches(['"', '\'']));
-        if name != "module-null-sink" || self.sinks.len() >= SINKS_MAX {
-            return no(code::MODINITFAILED);
-        }
-        let sink = value("sink_name").unwrap_or("null").to_owned();
-        let taken =
-            |name: &str| self.sinks.iter().any(|s| s.name == name) || self.sources.iter().any(|s| s.name == name);
-        if sink.is_empty() || sink.len() > 128 || taken(&sink) || taken(&format!("{sink}.monitor")) {
-            return no(code::MODINITFAILED);
-        }
-        let index = self.take_index();
-        let added = self.add_sink(&sink, &format!("Null Output {sink}"), Some(index));
-        self.modules.push(super::engine::Module { index, name, argument });
-        self.notify(facility::MODULE, event::NEW, index);
-        self.notify(facility::SINK, event::NEW, added);
-        self.notify(facility::SOURCE, event::NEW, added);
-        reply(|packet| {
-            packet.u32(index);
-        })
-    }
-
-    fn unload_module(&mut self, r: &mut Reader<'_>) -> Done {
-        let index = r.u32()?;
-        let Some(at) = self.modules.iter().position(|module| module.index == index) else { return no(code::NOENTITY) };
-        self.modules.remove(at);
-        let gone: Vec<u32> =
-            self.sinks.iter().filter(|sink| sink.module == Some(index)).map(|sink| sink.index).collect();
-        self.sinks.retain(|sink| sink.module != Some(index));
-        self.sources.retain(|source| source.module != Some(index));
-        if self.sink(None, None).is_err() {
-            self.default_sink = "loopbox".to_owned();
-        }
-        if self.source(None, None).is_err() {
-            self.default_source = "loopbox.mic".to_owned();
-        }
-        // Streams go to where they would be by default.
-        let (sink, source) = (self.sink(None, None)?, self.source(None, None)?);
-        for gone in gone {
-            let playing: Vec<u32> = self.playbacks.iter().filter(|(_, s)| s.sink == gone).map(|(n, _)| *n).collect();
-            let recording: Vec<u32> = self.records.iter().filter(|(_, s)| s.source == gone).map(|(n, _)| *n).collect();
-            self.playbacks.values_mut().filter(|s| s.sink == gone).for_each(|s| s.sink = sink);
-            self.records.values_mut().filter(|s| s.source == gone).for_each(|s| s.source = source);
-            playing.into_iter().for_each(|stream| self.tell_moved(true, stream));
-            recording.into_iter().for_each(|stream| self.tell_moved(false, stream));
-            self.notify(facility::SINK, event::REMOVE, gone);
-            self.notify(facility::SOURCE, event::REMOVE, gone);
-        }
-        self.notify(facility::MODULE, event::REMOVE, index);
-        YES
     }
 }
 

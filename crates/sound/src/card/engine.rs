@@ -120,10 +120,31 @@ pub(super) struct Source {
     pub name: String,
     pub description: String,
     pub module: Option<u32>,
-    /// The sink that it is the monitor of; `None` for the microphone.
+    /// The sink that it is the monitor of.
     pub monitor_of: Option<u32>,
+    /// What it carries.
+    pub carries: Carried,
+    /// Which channel of that each of its channels is; `None`: the same.
+    pub order: Option<Vec<usize>>,
     pub volume: Volume,
     pub suspended: bool,
+}
+
+/// What a source carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carried {
+    Sink(u32),
+    Microphone,
+}
+
+/// A loop inside the card, of `module-loopback`.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub module: u32,
+    pub source: u32,
+    pub sink: u32,
+    /// What was carried and is not played yet.
+    pub delay: VecDeque<f64>,
 }
 
 #[derive(Debug)]
@@ -144,6 +165,7 @@ pub struct Engine {
     pub(super) records: BTreeMap<u32, Record>,
     pub(super) samples: Vec<Sample>,
     pub(super) modules: Vec<Module>,
+    pub(super) loops: Vec<Loop>,
     pub(super) default_sink: String,
     pub(super) default_source: String,
     pub(super) now: Now,
@@ -180,6 +202,7 @@ impl Engine {
             records: BTreeMap::new(),
             samples: Vec::new(),
             modules: Vec::new(),
+            loops: Vec::new(),
             default_sink: "loopbox".to_owned(),
             default_source: "loopbox.mic".to_owned(),
             now: Now::default(),
@@ -204,6 +227,8 @@ impl Engine {
             description: "loopbox microphone".to_owned(),
             module: None,
             monitor_of: None,
+            carries: Carried::Microphone,
+            order: None,
             volume: Volume::normal(channels),
             suspended: false,
         });
@@ -224,6 +249,8 @@ impl Engine {
             description: format!("Monitor of {description}"),
             module,
             monitor_of: Some(index),
+            carries: Carried::Sink(index),
+            order: None,
             volume: volume.clone(),
             suspended: false,
         });
@@ -384,7 +411,8 @@ impl Engine {
                     if self.position >= to {
                         break;
                     }
-                    let frames = if self.is_idle() { to - self.position } else { BLOCK.min(to - self.position) };
+                    let left = to - self.position;
+                    let frames = if self.is_idle() { left } else { self.block().min(left) };
                     self.run(frames);
                 }
                 self.report_underruns();
@@ -415,8 +443,16 @@ impl Engine {
         }
     }
 
+    /// Most frames at a time: what a loop plays has to be carried before.
+    fn block(&self) -> u64 {
+        let channels = usize::from(self.options.spec.channels);
+        self.loops.iter().map(|one| (one.delay.len() / channels) as u64).min().unwrap_or(BLOCK).clamp(1, BLOCK)
+    }
+
     fn is_idle(&self) -> bool {
-        !self.playbacks.values().any(Playback::is_running) && self.records.values().all(|record| record.corked)
+        self.loops.is_empty()
+            && !self.playbacks.values().any(Playback::is_running)
+            && self.records.values().all(|record| record.corked)
     }
 
     /// The frames that a free clock can make now; `None` when nothing plays.
@@ -426,7 +462,7 @@ impl Engine {
             return None;
         }
         let least = self.playbacks.values().filter_map(|stream| stream.ready(rate)).min().unwrap_or(BLOCK);
-        Some(if self.is_reader_behind() { 0 } else { least.min(BLOCK) })
+        Some(if self.is_reader_behind() { 0 } else { least.min(self.block()) })
     }
 
     fn is_reader_behind(&self) -> bool {
@@ -449,7 +485,7 @@ impl Engine {
                     // Whoever made the clock wait is not waited for any more until it does something.
                     self.report_underruns();
                     if self.is_reader_behind() {
-                        self.run(BLOCK);
+                        self.run(self.block());
                     } else {
                         self.moved = self.now.nanos;
                     }
@@ -463,7 +499,7 @@ impl Engine {
                     let frames = u128::from(self.now.nanos.saturating_sub(self.moved))
                         * u128::from(self.options.spec.rate)
                         / NANOS;
-                    let frames = u64::try_from(frames).unwrap_or(0).min(BLOCK);
+                    let frames = u64::try_from(frames).unwrap_or(0).min(self.block());
                     if frames == 0 || self.is_reader_behind() {
                         return;
                     }
@@ -509,7 +545,8 @@ impl Engine {
             self.records.values().filter(|record| reads(record.owner.client)).filter_map(|record| record.due(rate));
         match self.options.clock {
             Clock::Real { speed_ppm } => {
-                let frames = streams.chain(records).min()?;
+                let looped = (!self.loops.is_empty()).then_some(u64::from(rate));
+                let frames = streams.chain(records).chain(looped).min()?;
                 let origin = u128::from(self.origin.unwrap_or(self.now.nanos));
                 let position = u128::from(self.position) + u128::from(frames.max(1));
                 let at = (position * NANOS * NANOS).div_ceil(u128::from(rate) * self.speed_ppb(speed_ppm)) + origin;
@@ -579,6 +616,13 @@ impl Engine {
             }
             events.extend(own.into_iter().map(|event| (*index, event)));
         }
+        for one in &mut self.loops {
+            let Some(sink) = self.sinks.iter_mut().find(|sink| sink.index == one.sink) else { continue };
+            for (sum, sample) in sink.bus.iter_mut().zip(one.delay.drain(..samples.min(one.delay.len()))) {
+                *sum += sample;
+                played |= sink.index == 0 && sample != 0.0;
+            }
+        }
         for sink in &mut self.sinks {
             sink.volume.apply(&mut sink.bus, channels);
             if self.options.gain != 1.0 {
@@ -626,30 +670,52 @@ impl Engine {
         }
     }
 
+    /// What the microphone carries next.
+    fn microphone(&mut self, frames: usize) -> Vec<f64> {
+        let channels = usize::from(self.options.spec.channels);
+        let samples = frames * channels;
+        let first = self.phase;
+        self.phase += frames as u64;
+        match &self.options.mic {
+            Mic::Loop => self.sinks.first().map(|sink| sink.bus.clone()).unwrap_or_default(),
+            Mic::Silence | Mic::Wav(_) => vec![0.0; samples],
+            Mic::Samples(kept) => {
+                let length = kept.len().max(1);
+                let first = self.mic_at;
+                self.mic_at = (first + samples) % length;
+                (0..samples).map(|n| kept.get((first + n) % length).map_or(0.0, |x| f64::from(*x))).collect()
+            }
+            Mic::Tone(hertz) => {
+                let rate = f64::from(self.options.spec.rate);
+                let tone = |n: u64| (std::f64::consts::TAU * (n as f64 * *hertz / rate).fract()).sin() * 0.1;
+                (first..first + frames as u64).flat_map(|n| std::iter::repeat_n(tone(n), channels)).collect()
+            }
+        }
+    }
+
     fn record(&mut self, frames: usize, direct: &BTreeMap<u32, Vec<f64>>) {
         let channels = self.options.spec.channels;
-        for source in &self.sources {
-            if !self.records.values().any(|record| record.source == source.index && !record.corked) {
-                continue;
-            }
-            let sink = source.monitor_of.unwrap_or(0);
-            let carried = self.sinks.iter().find(|s| s.index == sink).map(|s| s.bus.as_slice()).unwrap_or_default();
-            let mut samples = match (source.monitor_of, &self.options.mic) {
-                (Some(_), _) | (None, Mic::Loop) => carried.to_vec(),
-                (None, Mic::Silence | Mic::Wav(_)) => vec![0.0; carried.len()],
-                (None, Mic::Samples(samples)) => {
-                    let length = samples.len().max(1);
-                    let first = self.mic_at;
-                    self.mic_at = (first + carried.len()) % length;
-                    (0..carried.len())
-                        .map(|n| samples.get((first + n) % length).map_or(0.0, |x| f64::from(*x)))
-                        .collect()
+        let wanted = |source: &Source| {
+            self.records.values().any(|record| record.source == source.index && !record.corked)
+                || self.loops.iter().any(|one| one.source == source.index)
+        };
+        let wanted: Vec<bool> = self.sources.iter().map(wanted).collect();
+        let listened = self.sources.iter().zip(&wanted).any(|(s, wanted)| *wanted && s.carries == Carried::Microphone);
+        let microphone = if listened { self.microphone(frames) } else { Vec::new() };
+        for (source, _) in self.sources.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
+            let carried = match source.carries {
+                Carried::Microphone => microphone.as_slice(),
+                Carried::Sink(sink) => {
+                    self.sinks.iter().find(|s| s.index == sink).map(|s| s.bus.as_slice()).unwrap_or_default()
                 }
-                (None, Mic::Tone(hertz)) => {
-                    let rate = f64::from(self.options.spec.rate);
-                    let tone = |n: u64| (std::f64::consts::TAU * (n as f64 * *hertz / rate).fract()).sin() * 0.1;
-                    let first = self.phase;
-                    (first..first + frames as u64).flat_map(|n| std::iter::repeat_n(tone(n), channels.into())).collect()
+            };
+            let mut samples = match &source.order {
+                None => carried.to_vec(),
+                Some(order) => {
+                    let reordered = |frame: &[f64]| -> Vec<f64> {
+                        order.iter().map(|from| frame.get(*from).copied().unwrap_or(0.0)).collect()
+                    };
+                    carried.chunks_exact(channels.into()).flat_map(reordered).collect()
                 }
             };
             source.volume.apply(&mut samples, channels);
@@ -659,8 +725,10 @@ impl Engine {
                     None => record.take(&samples),
                 }
             }
+            for one in self.loops.iter_mut().filter(|one| one.source == source.index) {
+                one.delay.extend(&samples);
+            }
         }
-        self.phase += frames as u64;
     }
 
     fn tell(&mut self, events: Vec<(u32, Event)>) {

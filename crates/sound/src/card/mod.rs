@@ -12,6 +12,7 @@ mod driver;
 mod engine;
 mod folder;
 mod info;
+mod module;
 mod stream;
 
 use std::time::Duration;
