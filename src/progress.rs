@@ -144,3 +144,8 @@ fn progress_bar(fs: &dyn FileSystem, start: Inode) -> ProgressBar {
     });
     styled(bytes)
 }
+
+/// A bar of so many bytes, unless it is not wanted, or nobody looks.
+pub fn bytes_bar(bytes: u64, quiet: bool) -> Option<ProgressBar> {
+    (!quiet && listing::shows_progress()).then(|| styled(bytes))
+}

@@ -8,6 +8,7 @@
 mod contest;
 mod disk;
 mod filesystems;
+mod formats;
 mod images;
 mod luks;
 mod nbd;
@@ -25,6 +26,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("loop", disk::loop_rows),
     ("nbd", nbd::rows),
     ("luks", luks::rows),
+    ("formats", formats::rows),
     ("net", net::rows),
     ("filesystems", filesystems::rows),
     ("run", run::rows),

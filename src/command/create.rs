@@ -1,28 +1,39 @@
 //! `loopbox create`: a new image.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use backing::FileBacking;
-use block::{Error, Kind, ResultExt as _};
+use block::{Error, Kind, ReadAt as _, ResultExt as _};
 use format::luks::{self, Hash};
-use format::spec::size_bytes;
+use format::probe::Format;
+use format::qcow2::{self, Compression};
+use format::spec::{Spec, Step, size_bytes};
 
 use super::key::{Derivation, random};
 use super::{Result, Status};
+use crate::stack::{Access, Stack};
 use crate::{passphrase, print};
 
-/// Make a new image, empty and sparse; with --luks2 an encrypted one.
+/// Make a new image, empty and sparse: raw, or qcow2 when its name ends so; with --luks2 an encrypted one.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "An encrypted image is 16 MiB larger than what it holds. It is opened as `IMAGE,luks`, and by \
+#[command(after_help = "Examples: `loopbox create disk.img --size 10G`, `loopbox create disk.qcow2 --size 1T`,\n\
+                        `loopbox create changes.qcow2 --backing golden.qcow2`.\n\nAn encrypted image is 16 MiB larger than what it holds. It is opened as `IMAGE,luks`, and by \
                         `cryptsetup open IMAGE NAME`.")]
 pub struct Args {
     /// The file, which must not exist yet.
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
 
-    /// What it holds: bytes, or a number with K, M, G, T (1024) or KB, MB, GB, TB (1000).
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    size: u64,
+    /// What it holds: bytes, or a number with K, M, G, T (1024) or KB, MB, GB, TB (1000); not needed with --backing.
+    #[arg(long, value_name = "SIZE", value_parser = size, required_unless_present = "backing")]
+    size: Option<u64>,
+
+    /// The image that it lies on top of, whose content it shows until it is written to (qcow2).
+    #[arg(long, value_name = "FILE")]
+    backing: Option<PathBuf>,
+
+    #[command(flatten)]
+    like: Like,
 
     /// Encrypt it with LUKS2; its passphrase is asked for twice, or read from --key-file.
     #[arg(long)]
@@ -30,6 +41,74 @@ pub struct Args {
 
     #[command(flatten)]
     encryption: Encryption,
+}
+
+/// What a new image is like.
+#[derive(Debug, clap::Args)]
+pub struct Like {
+    /// Its format: raw or qcow2; without this, as its name ends.
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+
+    /// Bytes of a cluster (qcow2): 64K unless said otherwise.
+    #[arg(long, value_name = "BYTES")]
+    cluster: Option<String>,
+
+    /// How clusters are compressed: deflate or zstd (qcow2).
+    #[arg(long, value_name = "NAME")]
+    compression: Option<String>,
+}
+
+impl Like {
+    /// The format that was asked for, or that the name says.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for one that is not made.
+    pub fn format(&self, file: &Path) -> block::Result<Format> {
+        let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let word = match &self.format {
+            Some(word) => word.as_str(),
+            None if ending == "qcow2" || ending == "qcow" => "qcow2",
+            None if format::image::format_of(&ending).is_some_and(|format| format != Format::Raw) => &ending,
+            None => "raw",
+        };
+        match format::image::format_of(word) {
+            Some(format @ (Format::Raw | Format::Qcow2)) => Ok(format),
+            Some(_) => Err(Error::new(Kind::Unsupported, format!("images of the format {word} are not made yet"))),
+            None => Err(Error::new(Kind::Invalid, format!("format \"{word}\": raw or qcow2"))),
+        }
+    }
+
+    /// The qcow2 that was asked for.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`].
+    pub fn qcow2(&self, size: u64) -> block::Result<qcow2::Create> {
+        let mut what = qcow2::Create::new(size);
+        if let Some(text) = &self.cluster {
+            let bytes = size_bytes(text).and_then(|bytes| u32::try_from(bytes).ok());
+            what.cluster_bytes = bytes.ok_or_else(|| Error::new(Kind::Invalid, format!("--cluster {text}")))?;
+        }
+        what.compression = match self.compression.as_deref() {
+            None | Some("deflate" | "zlib") => Compression::Deflate,
+            Some("zstd") => Compression::Zstd,
+            Some(other) => {
+                return Err(Error::new(Kind::Invalid, format!("--compression {other}: deflate or zstd")));
+            }
+        };
+        Ok(what)
+    }
+
+    /// That nothing was asked for that a raw image has not.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`].
+    pub fn refuse_for_raw(&self) -> block::Result<()> {
+        match self.cluster.is_some() || self.compression.is_some() {
+            true => Err(Error::new(Kind::Invalid, "--cluster and --compression are for qcow2: say --format qcow2")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// How a new image is encrypted.
@@ -66,11 +145,36 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 
 /// Makes it; nothing is left of one that cannot be made.
 pub fn run(args: &Args) -> Result {
-    let what = || format!("image {}", args.image.display());
-    if !args.luks2 {
-        FileBacking::create(&args.image, args.size)?;
+    let format = args.like.format(&args.image)?;
+    let size = |size: Option<u64>| size.ok_or_else(|| Error::new(Kind::Invalid, "no size"));
+    if format == Format::Qcow2 {
+        if args.luks2 {
+            let context = "LUKS inside of qcow2: encrypt a raw image";
+            return Err(Error::new(Kind::Unsupported, context).into());
+        }
+        let backing = args.backing.as_deref().map(|path| open_backing(args, path)).transpose()?;
+        let size = size(args.size.or(backing.as_ref().map(|(_, _, size)| *size)))?;
+        let what = qcow2::Create { backing: backing.map(|(name, format, _)| (name, format)), ..args.like.qcow2(size)? };
+        let file = FileBacking::create(&args.image, 0)?;
+        qcow2::create(&file, &what).context(|| args.image.display().to_string()).inspect_err(|_| {
+            let _ = std::fs::remove_file(&args.image);
+        })?;
         return Ok(Status::Done);
     }
+    args.like.refuse_for_raw()?;
+    if args.backing.is_some() {
+        return Err(Error::new(Kind::Invalid, "a raw image lies on top of nothing: say --format qcow2").into());
+    }
+    let size = size(args.size)?;
+    if args.luks2 {
+        return encrypted(args, size);
+    }
+    FileBacking::create(&args.image, size)?;
+    Ok(Status::Done)
+}
+
+fn encrypted(args: &Args, size: u64) -> Result {
+    let what = || format!("image {}", args.image.display());
     let encryption = &args.encryption;
     let wanted = luks::Create {
         cipher: encryption.cipher.clone(),
@@ -84,8 +188,8 @@ pub fn run(args: &Args) -> Result {
         return Err(Error::new(Kind::Exists, format!("{} exists already", what())).into());
     }
     let passphrase = passphrase::new(encryption.key_file.as_deref(), &args.image.display().to_string())?;
-    let whole = args.size.checked_next_multiple_of(4096).and_then(|size| size.checked_add(luks::DATA_BYTE));
-    let whole = whole.ok_or_else(|| Error::new(Kind::Limit, format!("a size of {} bytes", args.size)))?;
+    let whole = size.checked_next_multiple_of(4096).and_then(|size| size.checked_add(luks::DATA_BYTE));
+    let whole = whole.ok_or_else(|| Error::new(Kind::Limit, format!("a size of {size} bytes")))?;
     let device = FileBacking::create(&args.image, whole)?;
     match luks::create(&device, &wanted, &passphrase, &random) {
         Ok(header) => {
@@ -97,4 +201,24 @@ pub fn run(args: &Args) -> Result {
             Err(error).context(what)?
         }
     }
+}
+
+/// Name, format and size of what is to lie below.
+fn open_backing(args: &Args, path: &Path) -> block::Result<(String, String, u64)> {
+    let mut spec = Spec::of_path(path);
+    // To learn its size: that it is used as a backing file is what the user says here.
+    spec.steps.push(Step::Backing(None));
+    let stack = Stack::open(&spec, Access::Read)?;
+    let format = stack.image.as_ref().map_or(Format::Raw, |(container, _)| container.format);
+    let here = |path: &Path| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::canonicalize(parent).context(|| parent.display().to_string())
+    };
+    let (of_image, of_backing) = (here(&args.image)?, here(path)?);
+    let name = path.file_name().unwrap_or_default();
+    let name = if of_image == of_backing { PathBuf::from(name) } else { of_backing.join(name) };
+    let name = name.to_str().ok_or_else(|| Error::new(Kind::Invalid, "a backing file whose name is no UTF-8"))?;
+    // QEMU's word.
+    let word = if format == Format::Vhd { "vpc" } else { format.name() };
+    Ok((name.to_owned(), word.to_owned(), stack.device.size()))
 }

@@ -2,7 +2,9 @@
 
 pub mod attach;
 pub mod cat;
+pub mod check;
 pub mod completions;
+pub mod convert;
 pub mod cp;
 pub mod create;
 pub mod demo;

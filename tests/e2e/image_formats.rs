@@ -98,3 +98,54 @@ fn what_an_image_names_is_opened_only_when_the_user_says_so() {
     let said = session.fails(["info", &format!("{},backing", words(&session, "c70.qcow2"))]);
     assert!(said.contains("more than 64 images"), "{said}");
 }
+
+#[test]
+fn images_are_created_converted_and_checked() {
+    requires!("qemu-img", "qemu-io", "mkfs.ext4", "sfdisk");
+    let session = Session::new(User::Ordinary, "convert");
+    disk(&session);
+    let file = |name: &str| words(&session, name);
+    for (name, options) in
+        [("new.qcow2", vec![]), ("packed.qcow2", vec!["--compress"]), ("small.qcow2", vec!["-c", "--cluster", "4K"])]
+    {
+        let words = ["convert", &file("disk.raw"), &file(name)];
+        session.done(words.into_iter().chain(options));
+        shell(&session, &format!("qemu-img check -q {name} && qemu-img compare -q -F raw {name} disk.raw"));
+        session.done(["check", &file(name)]);
+    }
+    assert!(session.join("packed.qcow2").metadata().unwrap().len() < 4 << 20);
+    let said = session.fails(["convert", &file("disk.raw"), &file("new.qcow2")]);
+    assert!(said.contains("--force"), "{said}");
+    session.done(["convert", "--force", "--compression", "zstd", "-c", &file("disk.raw"), &file("new.qcow2")]);
+    session.done(["convert", &file("new.qcow2"), &file("again.raw")]);
+    shell(&session, "cmp again.raw disk.raw; test $(du -k again.raw | cut -f1) -lt 4096");
+    session.done(["convert", &format!("{},partition=1", file("new.qcow2")), &file("part.raw")]);
+    shell(&session, "tail -c +1048577 disk.raw | cmp - part.raw");
+    for (format, qemu) in [("vdi", "vdi"), ("vhd", "vpc"), ("vmdk", "vmdk"), ("vhdx", "vhdx")] {
+        shell(&session, &format!("qemu-img convert -f raw -O {qemu} disk.raw other.{format}"));
+        assert_eq!(session.done(["cat", &format!("{}:/greeting", file(&format!("other.{format}")))]), "hello\n");
+        session.done(["convert", "--force", &file(&format!("other.{format}")), &file("again.raw")]);
+        shell(&session, "qemu-img compare -q -f raw -F raw again.raw disk.raw");
+    }
+    session.done(["create", &file("empty.qcow2"), "--size", "1T"]);
+    session.done(["create", &file("empty.img"), "--size", "3M"]);
+    session.done(["create", &file("top.qcow2"), "--backing", &file("new.qcow2")]);
+    shell(&session, "qemu-img check -q empty.qcow2; qemu-img info top.qcow2 | grep 'backing file: new.qcow2'");
+    shell(&session, "qemu-io -c 'write -P 5 1023G 1M' empty.qcow2 && qemu-img check -q empty.qcow2");
+    shell(&session, "qemu-img compare -q -F raw top.qcow2 disk.raw; test $(stat -c %s empty.img) = 3145728");
+    let said = session.fails(["create", &file("empty.img"), "--size", "3M"]);
+    assert!(said.contains("exists") || said.contains("there"), "{said}");
+    session.fails(["create", &file("huge.qcow2"), "--size", "1E"]);
+    assert!(!session.join("huge.qcow2").exists());
+    // A leak, found and mended.
+    let mut bytes = std::fs::read(session.join("small.qcow2")).unwrap();
+    let at = |bytes: &[u8], from: usize| u64::from_be_bytes(bytes[from..from + 8].try_into().unwrap()) as usize;
+    let first_count = at(&bytes, at(&bytes, 48)) + 1;
+    bytes[first_count] = 2;
+    std::fs::write(session.join("small.qcow2"), bytes).unwrap();
+    let output = session.output(["check", &file("small.qcow2")]);
+    assert_eq!(output.status.code(), Some(1), "{}", rig::text(&output));
+    session.done(["check", "--repair", "leaks", &file("small.qcow2")]);
+    session.done(["check", &file("small.qcow2")]);
+    shell(&session, "qemu-img check -q small.qcow2");
+}

@@ -5,12 +5,14 @@
 //! nbd           a network block device: unix socket, TCP, standard streams   any user
 //! fuse          a node file that is a disk; a directory of files     any user
 //! counters      what they did, for those who ask
+//! copy          one device into another, on several threads
 //! registry      what loopbox holds on this machine, and the cleaning up after a crash
 //! ```
 //! Exports own all threads.
 
 #![forbid(unsafe_code)]
 
+pub mod copy;
 pub mod counters;
 pub mod fuse;
 mod holders;

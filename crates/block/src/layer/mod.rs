@@ -6,6 +6,7 @@
 //! | [`ReadOnly`] | takes no writes | passed on |
 //! | [`Overlay`] | copy on write | those of the overlay passed on, those of the base said as `Data` |
 //! | [`Fixed`] | a device as storage that cannot grow | passed on |
+//! | [`Unflushed`] | storage whose flushes do nothing | passed on |
 //! | [`Fault`] | fails when it is told to | said as `Data` |
 //! | [`Stats`] | counts | said as `Data` |
 //!
@@ -17,6 +18,7 @@ mod fixed;
 pub mod overlay;
 mod read_only;
 mod stats;
+mod unflushed;
 mod window;
 
 pub use fault::Fault;
@@ -24,6 +26,7 @@ pub use fixed::Fixed;
 pub use overlay::Overlay;
 pub use read_only::ReadOnly;
 pub use stats::{BUCKETS, Counted, Stats};
+pub use unflushed::Unflushed;
 pub use window::Window;
 
 use crate::{Extent, Source};

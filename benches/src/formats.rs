@@ -1,0 +1,74 @@
+//! qcow2 served and converted: against qemu-nbd and qemu-img, on the same images.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use rig::Scratch;
+
+use crate::contest::{Contest, Row, Unit};
+use crate::nbd::{Client, Load, raw_image, start};
+
+/// Rounds of a row.
+const ROUNDS: usize = 5;
+
+/// Runs a command that writes `to`, which is gone first.
+fn write(words: &[&str], to: &str) {
+    let _ = fs::remove_file(to);
+    rig::run_command(Command::new(words[0]).args(&words[1..]));
+}
+
+/// All rows.
+pub fn rows(program: &Path) -> Vec<Row> {
+    let scratch = Scratch::new("bench-formats");
+    let path = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
+    let (raw, qcow2, packed) = (path("disk.raw"), path("disk.qcow2"), path("packed.qcow2"));
+    raw_image(Path::new(&raw));
+    // Half of it text, which gets smaller.
+    let text = "The words of a text that gets smaller when it is packed, number ";
+    let lines: String = (0..400_000).map(|n| format!("{text}{n}\n")).collect();
+    std::os::unix::fs::FileExt::write_all_at(
+        &fs::File::options().write(true).open(&raw).unwrap(),
+        &lines.repeat(8).as_bytes()[..200 << 20],
+        256 << 20,
+    )
+    .unwrap();
+    write(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", &raw, &qcow2], &qcow2);
+    write(&["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", &raw, &packed], &packed);
+    let program = program.to_str().unwrap();
+    let mut rows = Vec::new();
+    for (name, file) in [("qcow2", &qcow2), ("qcow2, half of it compressed", &packed)] {
+        let (ours, theirs) = (scratch.join("loopbox.sock"), scratch.join("qemu.sock"));
+        let socket = |socket: &Path| socket.to_str().unwrap().to_owned();
+        let _ours = start(&[program, "serve", file, "--read-only", "--nbd", &socket(&ours)], &ours);
+        let _qemu = start(&["qemu-nbd", "-r", "-t", "-e", "8", "-f", "qcow2", "-k", &socket(&theirs), file], &theirs);
+        for (what, load, goal) in [
+            ("4 KiB random reads, 32 under way", Load { bytes: 4096, depth: 32, random: true }, 2.0),
+            ("4 KiB random reads, 1 under way", Load { bytes: 4096, depth: 1, random: true }, 1.0),
+            ("128 KiB reads in order, 8 under way", Load { bytes: 128 << 10, depth: 8, random: false }, 1.0),
+        ] {
+            let (mut one, mut two) = (Client::connect(&ours), Client::connect(&theirs));
+            let contest = Contest::new(format!("{name} as NBD: {what}"), Unit::OperationsPerSecond)
+                .goal(goal, "qemu-nbd")
+                .value("loopbox", || one.run(load))
+                .value("qemu-nbd", || two.run(load));
+            rows.push(contest.run(ROUNDS));
+        }
+    }
+    let (to, theirs) = (path("to"), path("theirs"));
+    for (name, from, format, ours, qemu) in [
+        ("raw to qcow2", &raw, "qcow2", vec![], vec!["-f", "raw"]),
+        ("qcow2 to raw", &qcow2, "raw", vec![], vec!["-f", "qcow2"]),
+        ("compressed qcow2 to raw", &packed, "raw", vec![], vec!["-f", "qcow2"]),
+        ("raw to compressed qcow2", &raw, "qcow2", vec!["--compress"], vec!["-c", "-f", "raw"]),
+    ] {
+        let ours = [vec![program, "convert", "--quiet", "--format", format], ours, vec![from, &to]].concat();
+        let qemu = [vec!["qemu-img", "convert", "-O", format], qemu, vec![from, &theirs]].concat();
+        let contest = Contest::new(format!("convert, 512 MiB, {name}"), Unit::Time)
+            .goal(1.0, "qemu-img")
+            .timed("loopbox", || write(&ours, &to))
+            .timed("qemu-img", || write(&qemu, &theirs));
+        rows.push(contest.run(ROUNDS));
+    }
+    rows
+}
