@@ -16,7 +16,7 @@
 //! is compressed, or shared with a snapshot; its old place is given up when nothing on disk points to it any more.
 //!
 //! ## After a crash
-//! Tables change in memory. [`Qcow2::store`] writes them in an order that may stop anywhere: data and refcounts, flush;
+//! Tables change in memory. A flush writes them in an order that may stop anywhere: data and refcounts, flush;
 //! refcount table, flush; L2, flush; L1, flush; and only then counts that go down. What is cut short is at worst a
 //! count that is too high, a leak, which `qemu-img check -r leaks` and [`check`] mend.
 
