@@ -186,6 +186,6 @@ fn start(program: &str) -> Row {
         .timed("loopbox", run(&[program, "run", "--", "true"]))
         .timed("unshare", run(&["unshare", "--user", "--map-root-user", "--net", "true"]))
         .timed("bwrap", run(&["bwrap", "--unshare-net", "--bind", "/", "/", "true"]))
-        .timed("loopbox with a link, beside bwrap", run(&[program, "run", "--link", "--", "true"]))
+        .timed("loopbox with a link", run(&[program, "run", "--link", "--", "true"]))
         .run(21)
 }
