@@ -146,6 +146,9 @@ fn table(rows: &[Row]) -> String {
             let (low, high) = score.range();
             format!("{} ({}–{})", shown(row.unit, score.median()), shown(row.unit, low), shown(row.unit, high))
         };
+        if peers.is_empty() {
+            let _ = writeln!(out, "| {} | {} | none |  |  |  |", row.name, figure(ours));
+        }
         for (n, peer) in peers.iter().enumerate() {
             let (task, own) = if n == 0 { (row.name.as_str(), figure(ours)) } else { ("", String::new()) };
             let by = ratio(row.unit, ours.median(), peer.median());
@@ -202,5 +205,12 @@ mod tests {
         assert!(text.starts_with("before\n<!-- measured: disk -->\n| task"), "{text}");
         assert!(text.ends_with("<!-- end -->\nafter\n") && !text.contains("old"), "{text}");
         assert!(text.contains("| 4.00 × | 3 met |"), "{text}");
+        let alone = Row {
+            name: "alone".into(),
+            unit: Unit::Time,
+            scores: vec![Score { name: "loopbox".into(), rounds: vec![2.0] }],
+            goal: None,
+        };
+        assert!(table(&[alone]).contains("| alone | 2.00 s (2.00 s–2.00 s) | none |"));
     }
 }
