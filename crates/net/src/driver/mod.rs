@@ -168,11 +168,11 @@ impl Driver {
     /// Takes the packets that have arrived, and lets those go that are due.
     fn turn(&mut self) -> Result<()> {
         let Self { link, queue, raw, capture, kept, start, missed } = self;
-        let now = start.elapsed();
         let mut drops = Vec::new();
         let missed_now = queue.receive(|packet| {
             let headers = Headers::parse(packet.bytes);
-            let pushed = link.push(packet.id, headers.as_ref(), packet.len, now);
+            // The time of each: a packet that comes while others are taken must not be let go early.
+            let pushed = link.push(packet.id, headers.as_ref(), packet.len, start.elapsed());
             if let Some(capture) = capture {
                 capture.packet(wall_clock(), packet.bytes, packet.len, pushed.err());
             }
