@@ -32,6 +32,44 @@ impl Sample {
     pub const ALL: Self = Self { odd_names: true, special: true, xattrs: true, sparse: true, many: 300 };
 }
 
+/// Text that shrinks to a fifth, different from line to line, the same each time.
+pub fn text(len: usize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(len + 80);
+    let mut n = 0_u64;
+    while text.len() < len {
+        n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.extend_from_slice(format!("line {} of the text, number {}\n", text.len(), n >> 50).as_bytes());
+    }
+    text.truncate(len);
+    text
+}
+
+/// Fills `folder` with a hundred files that make every structure of a small image: a directory of several blocks, deep
+/// folders, symbolic links of both kinds, text that shrinks, a sparse file, attributes that files share.
+///
+/// # Panics
+/// When the folder cannot be written.
+pub fn small(folder: &Path) {
+    fs::create_dir_all(folder.join("many")).unwrap();
+    for n in 0..120 {
+        fs::write(folder.join(format!("many/{n}-{}", "n".repeat(n % 90))), text(n * 3)).unwrap();
+    }
+    fs::create_dir_all(folder.join("a/b/c")).unwrap();
+    std::os::unix::fs::symlink("a/b/c", folder.join("short")).unwrap();
+    std::os::unix::fs::symlink("long/".repeat(40), folder.join("long")).unwrap();
+    fs::write(folder.join("a/text"), text(30_000)).unwrap();
+    let sparse = fs::File::create(folder.join("sparse")).unwrap();
+    for n in 0..60 {
+        sparse.write_all_at(b"x", n * 3000).unwrap();
+    }
+    for (name, bytes) in [("user.a", 10), ("user.b", 300), ("user.c", 150)] {
+        for path in ["sparse", "a"] {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(folder.join(path), name, &vec![1; bytes], flags).unwrap();
+        }
+    }
+}
+
 /// Fills `folder` with files, the same ones each time: sizes around block boundaries, long and odd names, deep
 /// directories, hard and symbolic links, modes, times, attributes, holes.
 ///

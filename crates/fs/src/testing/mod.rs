@@ -14,4 +14,5 @@ pub mod conformance;
 pub mod explore;
 pub mod memory;
 pub mod model;
+pub mod mutate;
 pub mod scratch;

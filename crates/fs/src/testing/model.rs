@@ -203,6 +203,11 @@ impl Random {
         (self.0 >> 20) % below
     }
 
+    /// An index below `below`.
+    pub fn index(&mut self, below: usize) -> usize {
+        self.below(below as u64) as usize
+    }
+
     fn name(&mut self) -> String {
         const NAMES: &[&str] = &[
             "a",

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use block::Kind;
 use fs::iso9660::{Corrupt, Iso9660, Options, Tree};
+use fs::testing::model::Random;
+use fs::testing::mutate::{self, mutations, spoil};
 use fs::{Cursor, FileSystem, FileType};
 use rig::{Scratch, requires};
 
 use crate::device::{Counted, Memory};
 use crate::peers::{genisoimage, xorriso};
 
-/// How many images are spoiled, of each kind; `LOOPBOX_MUTATIONS` says another number.
-const MUTATIONS: u64 = 250;
 /// How many files of each are looked at: one that holds itself is endless.
 const FILES_MAX: usize = 200;
 /// What one image may make a reader read, bytes: many times the image.
@@ -24,29 +24,24 @@ const READ_BYTES_MAX: u64 = 64 << 20;
 fn spoiled_images_are_errors_at_worst() {
     requires!("xorriso", "genisoimage", "mkzftree");
     let scratch = Scratch::new("iso");
-    let mutations = std::env::var("LOOPBOX_MUTATIONS").map_or(MUTATIONS, |number| number.parse().unwrap());
     for (kind, image) in images(&scratch).into_iter().enumerate() {
         let interesting = interesting(&image);
-        let mut random = Random(0x1234_5678 + kind as u64);
-        let mut opened = 0;
-        for n in 0..mutations {
-            let mut bytes = image.clone();
-            for _ in 0..1 + random.below(4) {
-                let at = interesting[random.below(interesting.len() as u64) as usize];
-                let value = match random.below(4) {
-                    0 => 0,
-                    1 => 0xff,
-                    2 => bytes[at] ^ (1 << random.below(8)),
-                    _ => random.below(256) as u8,
-                };
-                bytes[at] = value;
-            }
-            if random.below(50) == 0 {
-                bytes.truncate(random.below(bytes.len() as u64) as usize);
-            }
-            opened += u64::from(walk(bytes, &format!("image {kind}, mutation {n}")));
-        }
-        assert!(opened > mutations / 2, "image {kind}: only {opened} of {mutations} were opened at all");
+        let what = format!("image {kind}");
+        mutations(
+            &what,
+            &image,
+            mutate::count(250),
+            |random, bytes| {
+                let at = interesting[random.index(interesting.len())];
+                spoil(random, &mut bytes[at]);
+            },
+            |number, mut bytes| {
+                if number % 50 == 0 {
+                    bytes.truncate(Random::new(number).index(bytes.len()));
+                }
+                walk(bytes, &format!("{what}, mutation {number}"))
+            },
+        );
     }
 }
 
@@ -156,16 +151,4 @@ fn what_is_no_image_is_told_apart() {
     assert_eq!(open(blocks.clone()).find::<Corrupt>(), Some(&Corrupt::BlockSize));
     blocks[32_768 + 128..][..2].copy_from_slice(&2048_u16.to_le_bytes());
     assert_eq!(open(blocks).find::<Corrupt>(), Some(&Corrupt::Record));
-}
-
-/// The same bytes on each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end
-    }
 }

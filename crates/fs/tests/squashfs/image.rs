@@ -8,19 +8,7 @@ use std::sync::Arc;
 use block::ReadAt;
 use loopbox_fs::squashfs::SquashFs;
 use rig::Scratch;
-use rig::tree::{Manifest, Sample};
-
-/// Text that shrinks to a fifth, different from line to line.
-pub(crate) fn text(len: usize) -> Vec<u8> {
-    let mut text = Vec::with_capacity(len + 80);
-    let mut n = 0_u64;
-    while text.len() < len {
-        n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text.extend_from_slice(format!("line {} of the text, number {}\n", text.len(), n >> 50).as_bytes());
-    }
-    text.truncate(len);
-    text
-}
+use rig::tree::{Manifest, Sample, text};
 
 /// Fills a folder: the sample tree without its large sparse file, text around block boundaries, holes, attributes that
 /// files share.

@@ -12,7 +12,7 @@ use loopbox_fs::squashfs::{Corrupt, SquashFs};
 use loopbox_fs::{Cursor, FileSystem, FileType};
 use rig::{Scratch, requires};
 
-use crate::image::{device, fill, make, manifest, open, text};
+use crate::image::{device, fill, make, manifest, open};
 
 /// Compares images of one folder, made with each of `options`.
 fn compare(many: u32, options: &[&str]) {
@@ -207,7 +207,7 @@ fn extents_say_where_bytes_lie() {
         content.extend(bytes);
         at += wanted;
     }
-    assert!(content == text(300_000));
+    assert!(content == rig::tree::text(300_000));
     // Blocks of zeros are holes; the tail is not.
     let extent = files.extent_at(find("holes"), 131_072).unwrap().unwrap();
     assert!(matches!(extent.source, Source::Hole) && extent.len == 1_179_648 - 131_072, "{extent:?}");

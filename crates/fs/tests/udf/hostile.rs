@@ -1,19 +1,15 @@
 //! Broken volumes: an error, or some tree; never a panic, a hang, or more memory than the limits allow.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use block::bytes::Bytes;
 use loopbox_fs::testing::explore::explore;
+use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
 use loopbox_fs::udf::Udf;
 use rig::{Scratch, requires};
 
 use crate::bridge::disc;
 
-/// How many mutations of each image; `LOOPBOX_MUTATIONS` says otherwise.
-const MUTATIONS: u64 = 300;
-/// How long the whole of a broken image may take.
-const TIME_MAX: Duration = Duration::from_secs(5);
 const BLOCK: usize = 2048;
 
 /// Makes the tag of a block right again, whatever was changed in it: no CRC, and the sum of the rest.
@@ -29,39 +25,23 @@ fn is_descriptor(block: &[u8]) -> bool {
 }
 
 fn mutate(sound: &[u8]) {
-    let count = std::env::var("LOOPBOX_MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(MUTATIONS);
     assert!(explore(&Udf::open(Arc::new(Bytes(sound.to_vec()))).unwrap()).errors < 20);
     let descriptors: Vec<usize> =
         (0..sound.len() / BLOCK).filter(|n| is_descriptor(&sound[n * BLOCK..][..BLOCK])).collect();
     assert!(descriptors.len() > 8, "{}", descriptors.len());
-    let mut seed = 0x0005_DEEC_E66D_u64;
-    let mut random = move |below: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) as usize % below
-    };
-    let mut opened = 0;
-    for number in 0..count {
-        let mut bytes = sound.to_vec();
-        for _ in 0..=random(3) {
-            let block = descriptors[random(descriptors.len())] * BLOCK;
-            let near = if random(2) == 0 { 240 } else { 600 };
-            let at = block + random(near);
-            bytes[at] = match random(4) {
-                0 => 0,
-                1 => 0xFF,
-                2 => bytes[at] ^ (1 << random(8)),
-                _ => random(256) as u8,
-            };
+    mutations(
+        "UDF",
+        sound,
+        mutate::count(300),
+        |random, bytes| {
+            let block = descriptors[random.index(descriptors.len())] * BLOCK;
+            let near = if random.below(2) == 0 { 240 } else { 600 };
+            let at = block + random.index(near);
+            spoil(random, &mut bytes[at]);
             mend(&mut bytes[block..block + BLOCK]);
-        }
-        let start = Instant::now();
-        if let Ok(files) = Udf::open(Arc::new(Bytes(bytes))) {
-            opened += 1;
-            explore(&files);
-        }
-        assert!(start.elapsed() < TIME_MAX, "mutation {number}: {:?}", start.elapsed());
-    }
-    assert!(opened > count / 4, "of {count} mutations only {opened} opened: they do not go deep");
+        },
+        |_, bytes| explored(bytes, Udf::open),
+    );
 }
 
 #[test]
