@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use backing::{FileBacking, Memory, Open};
 use loopbox_block::layer::overlay::{CLUSTER_MAX, Corrupt, Layout, Overlay, WrongBase};
-use loopbox_block::layer::{Fault, Operation, ReadOnly};
+use loopbox_block::layer::{Fault, Operation, ReadOnly, Unflushed};
 use loopbox_block::testing::crash::Disk;
 use loopbox_block::testing::{conformance, crash, model};
-use loopbox_block::{BlockDevice, Extent, Kind, Limits, ReadAt, Result, Source, Zero};
+use loopbox_block::{BlockDevice, Kind, ReadAt, Source, Zero};
 
 const SIZE: u64 = 300_100;
 
@@ -72,46 +72,12 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_flushed() {
     }
 }
 
-/// A layer that says that it flushed.
-#[derive(Debug)]
-struct Forgetful<D>(D);
-
-impl<D: ReadAt> ReadAt for Forgetful<D> {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-    fn limits(&self) -> Limits {
-        self.0.limits()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.0.read_at(buf, offset)
-    }
-    fn extent_at(&self, offset: u64) -> Result<Extent<'_>> {
-        self.0.extent_at(offset)
-    }
-}
-
-impl<D: BlockDevice> BlockDevice for Forgetful<D> {
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.0.write_at(buf, offset)
-    }
-    fn write_zeroes(&self, offset: u64, len: u64, mode: Zero) -> Result<()> {
-        self.0.write_zeroes(offset, len, mode)
-    }
-    fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.0.discard(offset, len)
-    }
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 #[should_panic(expected = "power cut")]
 fn the_crash_suite_catches_a_flush_that_is_forgotten() {
     let steps = model::steps_of(0, 16);
     crash::check(layout(20_000).size(), &content(20_000), &steps, 2, |disk| {
-        Overlay::open_or_create(base(20_000), Forgetful(disk))
+        Overlay::open_or_create(base(20_000), Unflushed::new(disk))
     });
 }
 

@@ -5,11 +5,11 @@ use std::os::fd::BorrowedFd;
 use crate::{BlockDevice, Extent, Limits, ReadAt, Result, Storage, Zero};
 
 /// For a file that is made as a whole, and thrown away when that fails: nothing in it has to survive a power cut
-/// before it is done.
+/// before it is done. And for tests of what finds out that a flush was forgotten.
 #[derive(Debug)]
 pub struct Unflushed<D>(D);
 
-impl<D: Storage> Unflushed<D> {
+impl<D: BlockDevice> Unflushed<D> {
     /// `storage`, without its flushes.
     pub fn new(storage: D) -> Self {
         Self(storage)
