@@ -32,5 +32,6 @@ mod run_machines;
 mod run_worlds;
 mod serve;
 mod sound;
+mod sound_browsers;
 mod squashfs;
 mod web;

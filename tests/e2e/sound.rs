@@ -41,7 +41,7 @@ impl Card {
 }
 
 fn noise() -> Vec<u8> {
-    (0..400_000u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8 | 1).collect()
+    rig::noise(400_000)
 }
 
 /// The samples of a file whose header must be right.

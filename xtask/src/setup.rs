@@ -27,6 +27,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("f2fs-tools", "mkfs.f2fs"),
     ("fdisk", "sfdisk: partition tables"),
     ("ffmpeg", "sound played and recorded as a stream"),
+    ("firefox-esr", "another real browser"),
     ("fio", "load on a device, verified"),
     ("fuse3", "fusermount3: mounts of an ordinary user"),
     ("genisoimage", "ISO images, mkzftree"),

@@ -281,3 +281,17 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
+
+/// Noise in bytes of which none is 0, the same at each call: samples that any integer format takes, and that no silence
+/// can be mistaken for. No part of it is like another, so that what is found of it is where it belongs.
+pub fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    (0..bytes)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8 | 1
+        })
+        .collect()
+}

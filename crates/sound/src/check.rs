@@ -32,7 +32,7 @@ pub struct Measure {
     pub gaps: u64,
     /// Integrated loudness in LUFS (EBU R 128); minus infinity for silence.
     pub loudness_lufs: f64,
-    /// The frequency of the first channel's zero crossings, in Hz; 0 for silence.
+    /// The frequency of the first channel's zero crossings between gaps, in Hz; 0 for silence.
     pub tone_hertz: f64,
 }
 
@@ -65,6 +65,9 @@ pub fn measure(path: &Path) -> Result<Measure> {
                 silent = Some(0);
             } else if let Some(silent) = &mut silent {
                 *silent += 1;
+                if *silent == gap {
+                    crossings.pause();
+                }
             }
             if frames < TONE_FRAMES as u64 {
                 crossings.take(frame.first().copied().unwrap_or(0.0));
@@ -94,6 +97,8 @@ struct Crossings {
     first: Option<f64>,
     latest: f64,
     count: u64,
+    /// Frames from first to latest crossing, of what was before a pause.
+    frames: f64,
 }
 
 impl Crossings {
@@ -110,11 +115,14 @@ impl Crossings {
         self.at += 1.0;
     }
 
+    /// What comes does not belong to what was.
+    fn pause(&mut self) {
+        self.frames += self.first.take().map_or(0.0, |first| self.latest - first);
+    }
+
     fn per_frame(&self) -> f64 {
-        match self.first {
-            Some(first) if self.count > 0 => self.count as f64 / (self.latest - first),
-            _ => 0.0,
-        }
+        let frames = self.frames + self.first.map_or(0.0, |first| self.latest - first);
+        if self.count > 0 { self.count as f64 / frames } else { 0.0 }
     }
 }
 
@@ -270,6 +278,8 @@ mod tests {
         samples.extend([0.0; 48_000]);
         let measure = file(&samples);
         assert_eq!(measure.gaps, 1);
+        // The gap is not counted as a slower tone, what is shorter than one is.
+        assert!((measure.tone_hertz - 1000.0).abs() < 10.0, "{measure:?}");
         assert!((measure.sound_seconds - 0.302).abs() < 0.002, "{measure:?}");
         let silence = file(&[0.0; 100]);
         assert_eq!((silence.gaps, silence.sound_seconds, silence.tone_hertz), (0, 0.0, 0.0));

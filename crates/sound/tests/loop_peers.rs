@@ -76,11 +76,6 @@ fn run(server: &str, program: &str, words: &[&str]) -> String {
     rig::run_command(Command::new(program).args(words).env("PULSE_SERVER", server))
 }
 
-/// Noise in frames of 4 bytes, none of which is 0.
-fn noise(frames: usize) -> Vec<u8> {
-    (0..frames as u64 * 4).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8 | 1).collect()
-}
-
 fn samples(path: &Path) -> Vec<f64> {
     let mut reader = sound::wav::Reader::open(path).unwrap();
     let mut samples = Vec::new();
@@ -109,7 +104,7 @@ fn two_cards_of_one_clock_every_sample_is_a_copy() {
     wanted.wav = Some(scratch.join("loop.wav"));
     let looping = Looping::start(&wanted);
     looping.until("the clocks", |status| status.state == State::Copying);
-    let bytes = noise(2 * 48_000);
+    let bytes = rig::noise(2 * 48_000 * 4);
     std::fs::write(scratch.join("in.raw"), &bytes).unwrap();
     let file = scratch.join("in.raw");
     let format = ["--raw", "--format=s16le", "--rate=48000", "--channels=2"];

@@ -2,12 +2,15 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub mod protocol;
+
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 pub use loopbox_sound as sound;
 use rig::Scratch;
+pub use rig::noise;
 use sound::card::{Card, Environment, Options};
 use sound::wav::Reader;
 
@@ -97,19 +100,6 @@ pub fn stored(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     reader.spec().format.encode(&samples, &mut bytes);
     bytes
-}
-
-/// Noise in bytes that any integer format takes; none of them is 0.
-pub fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    (0..bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8 | 1
-        })
-        .collect()
 }
 
 /// Noise in `f32`, below full scale.
