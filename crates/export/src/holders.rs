@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
+use sys::process::Process;
+
 /// A process that keeps a mount busy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -23,33 +25,28 @@ impl fmt::Display for Holder {
 
 /// The processes that hold something below `point`, each once.
 pub fn of(point: &Path) -> Vec<Holder> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let mut holders: Vec<Holder> = processes
-        .flatten()
+    let mut holders: Vec<Holder> = Process::all()
         .filter_map(|process| {
-            let pid = process.file_name().to_str()?.parse().ok()?;
-            let what = held(&process.path(), point)?;
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            Some(Holder { pid, name: name.trim_end().to_owned(), what })
+            let what = held(&process, point)?;
+            Some(Holder { pid: process.pid, name: process.name(), what })
         })
         .collect();
     holders.sort_by_key(|holder| holder.pid);
     holders
 }
 
-fn held(process: &Path, point: &Path) -> Option<String> {
+fn held(process: &Process, point: &Path) -> Option<String> {
     // The links are read, never followed: the mount may hang.
     let below = |link: &Path| std::fs::read_link(link).ok().filter(|target| target.starts_with(point));
     for (link, what) in [("cwd", "working directory"), ("root", "root directory"), ("exe", "running program")] {
-        if below(&process.join(link)).is_some() {
+        if below(&process.folder.join(link)).is_some() {
             return Some(what.to_owned());
         }
     }
-    let open = std::fs::read_dir(process.join("fd")).ok().into_iter().flatten().flatten();
-    if let Some(file) = open.filter_map(|fd| below(&fd.path())).next() {
+    if let Some(file) = process.files().find_map(|link| below(&link)) {
         return Some(format!("file {}", file.display()));
     }
-    let maps = std::fs::read_to_string(process.join("maps")).ok()?;
+    let maps = std::fs::read_to_string(process.folder.join("maps")).ok()?;
     let mapped = maps.lines().filter_map(|line| line.split_once('/').map(|(_, path)| format!("/{path}")));
     mapped.into_iter().find(|path| Path::new(path).starts_with(point)).map(|path| format!("mapping of {path}"))
 }

@@ -1,8 +1,9 @@
-//! What is mounted where, for this process: /proc/self/mountinfo.
+//! What is mounted where, for a process: /proc/PID/mountinfo.
 //!
 //! ```text
 //! 36 35 0:48 / /mnt/cd rw,nosuid - fuse.loopbox /home/u/cd.iso rw,user_id=1000,group_id=1000
-//!              └ mount point        └ type       └ source         (spaces and the like as \040)
+//!       │      └ mount point        └ type       └ source         (spaces and the like as \040)
+//!       └ device, major and minor
 //! ```
 //! See proc_pid_mountinfo(5).
 
@@ -11,10 +12,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use block::{Result, ResultExt as _};
+use rustix::fs::Dev;
 
 /// A line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
+    /// The device that the file system's files have; of some file systems, none that is on a disk.
+    pub device: Dev,
     /// Where.
     pub point: PathBuf,
     /// The type, with its subtype: `fuse.loopbox`, `ext4`.
@@ -28,7 +32,15 @@ pub struct Mounted {
 /// # Errors
 /// What reading /proc/self/mountinfo said.
 pub fn read() -> Result<Vec<Mounted>> {
-    let text = std::fs::read("/proc/self/mountinfo").context(|| "table of mounts, /proc/self/mountinfo")?;
+    of(Path::new("/proc/self")).context(|| "table of mounts, /proc/self/mountinfo")
+}
+
+/// Everything that is mounted for the process of a folder of /proc, in the order in which it was.
+///
+/// # Errors
+/// What reading its table said.
+pub fn of(process: &Path) -> std::io::Result<Vec<Mounted>> {
+    let text = std::fs::read(process.join("mountinfo"))?;
     Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
@@ -42,10 +54,12 @@ pub fn at(point: &Path) -> Result<Option<Mounted>> {
 
 fn parse(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let point = fields.nth(4)?;
+    let (major, minor) = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+    let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let point = fields.nth(1)?;
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8(after.next()?.to_vec()).ok()?;
-    Some(Mounted { point: unescape(point).into(), kind, source: unescape(after.next()?) })
+    Some(Mounted { device, point: unescape(point).into(), kind, source: unescape(after.next()?) })
 }
 
 /// `\040` and the like, three octal digits, are the bytes that would end a field.
@@ -76,6 +90,7 @@ mod tests {
     fn lines_are_read() {
         let line = br"36 35 0:48 / /mnt/a\040b\134c rw,nosuid shared:1 master:2 - fuse.loopbox /x\011y rw";
         let mounted = parse(line).unwrap();
+        assert_eq!(mounted.device, rustix::fs::makedev(0, 48));
         assert_eq!(mounted.point, Path::new("/mnt/a b\\c"));
         assert_eq!((mounted.kind.as_str(), mounted.source.to_str()), ("fuse.loopbox", Some("/x\ty")));
         assert_eq!(parse(b""), None);

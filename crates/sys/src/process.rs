@@ -1,7 +1,8 @@
-//! fork(2), for a program that has one thread; children that end with their parent.
+//! fork(2), for a program that has one thread; children that end with their parent; the processes of the machine.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::Pid;
@@ -49,4 +50,46 @@ pub fn end_with_parent(command: &mut Command, signals: crate::signal::Blocked) {
     // SAFETY: between fork and exec only two system calls are made, pthread_sigmask and prctl, both safe there; nothing
     // is allocated, and no lock is taken.
     unsafe { command.pre_exec(begin) };
+}
+
+/// A process of the machine: its folder in /proc, of which a user sees what the kernel lets him see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// `/proc/PID`.
+    pub folder: PathBuf,
+}
+
+impl Process {
+    /// All that there are now.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(Self { pid: entry.file_name().to_str()?.parse().ok()?, folder: entry.path() }))
+    }
+
+    /// The name of its program, at most 15 bytes; empty when it is gone.
+    pub fn name(&self) -> String {
+        let name = std::fs::read(self.folder.join("comm")).unwrap_or_default();
+        String::from_utf8_lossy(&name).trim_end().to_owned()
+    }
+
+    /// Its open files: links (`/proc/PID/fd/N`) to what they are. None when they may not be seen.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        std::fs::read_dir(self.folder.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_one_of_all() {
+        let _open = std::fs::File::open("/proc/self/exe").unwrap();
+        let own = Process::all().find(|process| process.pid == std::process::id()).unwrap();
+        assert!(own.name().starts_with("loopbox_sys"), "{}", own.name());
+        let exe = std::env::current_exe().unwrap();
+        assert!(own.files().any(|link| std::fs::read_link(link).is_ok_and(|target| target == exe)));
+    }
 }

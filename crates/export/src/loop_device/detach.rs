@@ -15,8 +15,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Dev, inotify};
 use rustix::io::Errno;
 use sys::loop_device::{self as driver, Flags};
+use sys::process::Process;
 
 use super::{Device, partitions, status};
+use crate::mount_table;
 
 /// How long programs that only look at new and changed disks (udev, blkid, a `list`) are waited for.
 const LOOKERS_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -178,26 +180,19 @@ fn mounts(devs: &HashSet<Dev>) -> Vec<PathBuf> {
     let mut namespaces = HashSet::new();
     let mut folders = Vec::new();
     let own = PathBuf::from("/proc/self");
-    for process in std::iter::once(own).chain(all_processes().map(|(_, folder)| folder)) {
+    for process in std::iter::once(own).chain(Process::all().map(|process| process.folder)) {
         let namespace = std::fs::metadata(process.join("ns/mnt")).map(|metadata| metadata.ino());
         if !namespace.is_ok_and(|namespace| namespaces.insert(namespace)) {
             continue;
         }
-        for line in std::fs::read(process.join("mountinfo")).unwrap_or_default().split(|byte| *byte == b'\n') {
-            // 36 35 98:0 /root /mount/point options - type source superblock-options
-            let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-            let text = |word: Option<&&[u8]>| String::from_utf8_lossy(word.copied().unwrap_or_default()).into_owned();
-            let source = words.iter().position(|word| *word == b"-").and_then(|dash| words.get(dash + 2));
-            let dev = match text(words.get(2)).split_once(':') {
+        for mounted in mount_table::of(&process).unwrap_or_default() {
+            let dev = match rustix::fs::major(mounted.device) {
                 // btrfs has a device number of its own; the name of the source helps there.
-                Some(("0", _)) => partitions::dev_of(Path::new(&text(source))),
-                Some((major, minor)) => {
-                    major.parse().ok().zip(minor.parse().ok()).map(|(a, b)| rustix::fs::makedev(a, b))
-                }
-                None => None,
+                0 => partitions::dev_of(Path::new(&mounted.source)),
+                _ => Some(mounted.device),
             };
             if dev.is_some_and(|dev| devs.contains(&dev)) {
-                folders.push(PathBuf::from(unescape(&text(words.get(4)))));
+                folders.push(mounted.point);
             }
         }
     }
@@ -206,30 +201,13 @@ fn mounts(devs: &HashSet<Dev>) -> Vec<PathBuf> {
     folders
 }
 
-/// The escapes of mountinfo: three octal digits after a backslash.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-}
-
 /// The processes that have one of these devices open.
 fn processes(devs: &HashSet<Dev>) -> Vec<User> {
-    let mut users = Vec::new();
-    for (pid, folder) in all_processes().filter(|(pid, _)| *pid != std::process::id()) {
-        let Ok(open) = std::fs::read_dir(folder.join("fd")) else { continue };
-        if open.flatten().any(|entry| partitions::dev_of(&entry.path()).is_some_and(|dev| devs.contains(&dev))) {
-            let name = std::fs::read_to_string(folder.join("comm")).unwrap_or_default().trim().to_owned();
-            users.push(User::Process { pid, name });
-        }
-    }
-    users
-}
-
-fn all_processes() -> impl Iterator<Item = (u32, PathBuf)> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
+    Process::all()
+        .filter(|process| process.pid != std::process::id())
+        .filter(|process| process.files().any(|file| partitions::dev_of(&file).is_some_and(|dev| devs.contains(&dev))))
+        .map(|process| User::Process { pid: process.pid, name: process.name() })
+        .collect()
 }
 
 /// Waits until `done`, looking again at each event on `path`, for at most `longest`. Says whether it is done.

@@ -164,18 +164,14 @@ fn listener(message: Received<'_>, protocol: Protocol) -> Option<Listener> {
 /// The processes that hold each socket, by inode.
 fn holders() -> HashMap<u32, Vec<Process>> {
     let mut holders: HashMap<u32, Vec<Process>> = HashMap::new();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    for entry in processes {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(files) = std::fs::read_dir(entry.path().join("fd")) else { continue };
-        for file in files.flatten().take(FILES_MAX) {
-            let Ok(link) = std::fs::read_link(file.path()) else { continue };
+    for process in sys::process::Process::all() {
+        for file in process.files().take(FILES_MAX) {
+            let Ok(link) = std::fs::read_link(file) else { continue };
             let inode = link.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             let Some(inode) = inode else { continue };
             let held = holders.entry(inode).or_default();
-            if held.iter().all(|process| process.pid != pid) {
-                let name = std::fs::read(entry.path().join("comm")).unwrap_or_default();
-                held.push(Process { pid, name: String::from_utf8_lossy(&name).trim_end().to_owned() });
+            if held.iter().all(|holder| holder.pid != process.pid) {
+                held.push(Process { pid: process.pid, name: process.name() });
             }
         }
     }
