@@ -48,13 +48,13 @@ fn everything(session: &Session) -> Vec<String> {
     words.to_vec()
 }
 
-fn start(session: &Session, options: &[String], more: &[&str], mark: &str) -> Guard {
+pub fn start(session: &Session, options: &[String], more: &[&str], mark: &str) -> Guard {
     let mut command = session.loopbox();
     command.arg("run").args(options).args(more).env("LOOPBOX_TEST_MARK", mark).env("LC_ALL", "C.UTF-8");
     Guard(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
-fn nothing_is_left(session: &Session, mark: &str, at: &str) {
+pub fn nothing_is_left(session: &Session, mark: &str, at: &str) {
     wait_until("all processes are gone", || marked(mark).is_empty());
     // A process that is about to be gone has no environment any more, and its files still.
     wait_until("nothing is listed", || session.done(["list"]).is_empty());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use export::fuse::{File, Offer, Options, Ownership};
 use export::loop_device::Attached;
-use fs::FileSystem;
+use fs::{FileSystem, Writable};
 use rustix::mount::{MountFlags, mount};
 
 use crate::mounts::errno;
@@ -18,6 +18,8 @@ use crate::stage::Stage;
 pub enum Image {
     /// The file system in it, to be served through FUSE.
     Files(Arc<dyn FileSystem>),
+    /// The same, to be written.
+    Written(Arc<dyn Writable>),
     /// The disk that it is and its partitions, by their names in `/dev`, to be served through FUSE.
     Disk(Vec<File>),
     /// A loop device of the kernel, with the names that it and its partitions have in `/dev` inside, or with the file
@@ -36,6 +38,7 @@ impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Files(_) => "Files",
+            Self::Written(_) => "Written",
             Self::Disk(_) => "Disk",
             Self::Loop { .. } => "Loop",
         })
@@ -67,15 +70,26 @@ pub(crate) struct Owners {
     pub one: (u32, u32),
 }
 
+impl Owners {
+    /// How a file system of this name is mounted.
+    fn options(self, name: &str) -> Options {
+        let one = Ownership { uid: Some(self.one.0), gid: Some(self.one.1), ..Ownership::default() };
+        let ownership = if self.real && fs::has_owners(name) { Ownership::default() } else { one };
+        Options { ownership, ..Options::of_user(self.real) }
+    }
+}
+
 impl Prepared {
     /// Opens what is needed to serve it.
     pub fn new(image: Image, owners: Owners) -> block::Result<Self> {
         match image {
             Image::Files(files) => {
-                let one = Ownership { uid: Some(owners.one.0), gid: Some(owners.one.1), ..Ownership::default() };
-                let ownership = if owners.real { Ownership::default() } else { one };
-                let options = Options { ownership, ..Options::of_user(owners.real) };
+                let options = owners.options(files.name());
                 Ok(Self::Offer { offer: Offer::directory(files, &options)?, names: Vec::new() })
+            }
+            Image::Written(files) => {
+                let options = Options { read_only: false, ..owners.options(files.name()) };
+                Ok(Self::Offer { offer: Offer::writable(files, &options)?, names: Vec::new() })
             }
             Image::Disk(files) => {
                 let names = files.iter().map(|file| file.name.clone()).collect();

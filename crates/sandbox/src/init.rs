@@ -59,6 +59,7 @@ fn live(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return failed(&error.into(), 0);
     }
+    let mut images: Vec<Option<Prepared>> = images.into_iter().map(Some).collect();
     let mut stage = Stage::over_the_machine();
     let mut environment: (bool, &[(OsString, OsString)]) = (false, &[]);
     for (number, step) in rest.steps.iter().enumerate() {
@@ -75,7 +76,7 @@ fn live(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared
                     false => return Report::Signalled(Signal::KILL.as_raw()),
                 }
             }
-            other => do_step(other, &mut stage, control, &images),
+            other => do_step(other, &mut stage, control, &mut images),
         };
         if let Err(error) = done {
             return failed(&error, number);
@@ -84,9 +85,11 @@ fn live(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared
     Report::Exited(0)
 }
 
-/// Does one of the steps that come before the command.
-fn do_step(step: &Step, stage: &mut Stage, control: &OwnedFd, images: &[Prepared]) -> io::Result<()> {
-    let image = |number: usize| images.get(number).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+/// Does one of the steps that come before the command. Each image is mounted once, and let go then.
+fn do_step(step: &Step, stage: &mut Stage, control: &OwnedFd, images: &mut [Option<Prepared>]) -> io::Result<()> {
+    let mut image = |number: usize| {
+        images.get_mut(number).and_then(Option::take).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    };
     let told = |number: usize| {
         let report = Report::Mounted(u32::try_from(number).unwrap_or(u32::MAX));
         rustix::net::send(control, &report.to_bytes(), SendFlags::NOSIGNAL)?;

@@ -22,7 +22,7 @@ const NOT_DANGEROUS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 pub(crate) fn files(
     stage: &Stage,
     wanted: &Mount,
-    image: &Prepared,
+    image: Prepared,
     told: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
     let target = stage.point(&wanted.point, Point::Folder)?;
@@ -34,7 +34,14 @@ pub(crate) fn files(
         let lower = workshop.join("image");
         fs::create_dir(&lower)?;
         image.mount_files(stage, &lower, wanted.changes != Changes::Image, OsStr::new(&wanted.spec))?;
+        // From here on its server alone holds it: when that dies, who waits for an answer is told so.
+        drop(image);
         told()?;
+        if wanted.changes == Changes::Image {
+            // Until it is asked, the kernel believes that the top folder is root's, who may be nobody in here; and lets
+            // nobody write into that.
+            fs::metadata(&lower)?;
+        }
         let upper = match (&wanted.changes, &folder) {
             (Changes::Refused | Changes::Image, _) => return move_to(&lower, &target),
             (_, Some(folder)) => stage.of_descriptor(folder.as_fd()),
@@ -219,7 +226,7 @@ fn terminal() -> Option<PathBuf> {
 pub(crate) fn device(
     stage: &Stage,
     wanted: &Device,
-    image: &Prepared,
+    image: Prepared,
     told: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
     let place = |from: &Path, name: &str| {
@@ -228,16 +235,14 @@ pub(crate) fn device(
         attach(&copy_of(from)?, &target)
     };
     match image {
-        Prepared::Loop { nodes, .. } => {
-            for (node, name) in nodes {
-                place(&stage.of_host(node), name)?;
-            }
-            Ok(())
+        Prepared::Loop { nodes, _open, .. } => {
+            nodes.iter().try_for_each(|(node, name)| place(&stage.of_host(node), name))
         }
         Prepared::Offer { offer, names } => stage.in_workshop(|workshop| {
             let disk = workshop.join("disk");
             fs::create_dir(&disk)?;
             offer.mount(&disk, OsStr::new(&wanted.spec)).map_err(|error| errno(&error))?;
+            drop(offer);
             told()?;
             names.iter().try_for_each(|name| place(&disk.join(name), name))
         }),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use block::{Error, Kind, ReadAt as _, Result};
 use export::loop_device::{self, Attached};
+use export::registry::{Registry, Use};
 use format::spec::{self, Spec, Step};
 use fs::FileSystem;
 use fs::path::{LastLink, resolve};
@@ -76,6 +77,9 @@ impl Images {
         };
         if let Some(((offset, sizelimit), kind)) = place {
             let writes = changes.is_none() && !read_only && !READ_ONLY.contains(&kind) && writable(&spec.path);
+            if changes.is_none() && !writes {
+                refuse_writes(&spec, kind)?;
+            }
             let options =
                 loop_device::Options { offset, sizelimit, read_only: !writes, autoclear: true, ..Default::default() };
             let files = crate::inside::file_system(&spec, Arc::clone(&stack.device), image).ok();
@@ -87,12 +91,17 @@ impl Images {
             let changes = changes.unwrap_or(if writes { Changes::Image } else { Changes::Refused });
             return Ok(Mounted { mount: of(By::Kernel(kind), changes), files });
         }
-        if changes.is_none() && spec.steps.contains(&Step::ReadWrite) {
-            let context =
-                format!("{spec}: writing into the image itself needs root; `overlay` keeps changes beside it");
-            return Err(Error::new(Kind::Unsupported, context));
-        }
         let files = crate::inside::file_system(&spec, Arc::clone(&stack.device), image)?;
+        if changes.is_none() && !read_only {
+            if let Some(stack) = written(&stack, files.name())? {
+                let typed = image.to_owned();
+                self.open.push(Box::new(move || {
+                    Ok(Image::Written(crate::inside::writable(&stack.spec, stack.device, &typed)?))
+                }));
+                return Ok(Mounted { mount: of(By::Fuse, Changes::Image), files: Some(files) });
+            }
+            refuse_writes(&spec, files.name())?;
+        }
         let served = Arc::clone(&files);
         self.open.push(Box::new(move || Ok(Image::Files(served))));
         Ok(Mounted { mount: of(By::Fuse, changes.unwrap_or(Changes::Refused)), files: Some(files) })
@@ -146,6 +155,52 @@ fn nodes(attached: &Attached, name: &str) -> Vec<(PathBuf, String)> {
     let parts =
         attached.partitions.iter().filter_map(|node| Some((node.clone(), attach::partition_name(name, digits(node)?))));
     std::iter::once((whole, name.to_owned())).chain(parts).collect()
+}
+
+/// The image, open to be written: one whose file system of this name loopbox writes, where the file lets it.
+///
+/// # Errors
+/// `Busy`, with what to type, where another has it; those of opening it.
+fn written(stack: &Stack, name: &str) -> Result<Option<Stack>> {
+    let spec = &stack.spec;
+    if !fs::is_written(name) || !writable(&spec.path) {
+        return Ok(None);
+    }
+    let busy = |error: Error| match error.kind() {
+        Kind::Busy => error.context("writing into an image that is in use (`,ro` reads it)"),
+        _ => error,
+    };
+    attach::refuse_loop_device(&spec.path, false).map_err(busy)?;
+    // A run without a registry is as good as one with it: only what it knows counts.
+    let known = Registry::of_user()
+        .and_then(|registry| registry.refuse_second(&export::registry::Image::at(&spec.path)?, Use::Directory, false));
+    if let Err(error) = known
+        && error.kind() == Kind::Busy
+    {
+        return Err(busy(error));
+    }
+    // After `rw` it is open for writing already, and nobody else may be.
+    let stack = match stack.device.limits().read_only {
+        true => Stack::open(spec, Access::WriteIfPossible).map_err(busy)?,
+        false => stack.clone(),
+    };
+    Ok(Some(stack).filter(|stack| !stack.device.limits().read_only))
+}
+
+/// That nobody asked for writing, where a file system of this name is not written.
+fn refuse_writes(spec: &Spec, name: &str) -> Result<()> {
+    if !spec.steps.contains(&Step::ReadWrite) {
+        return Ok(());
+    }
+    let why = if READ_ONLY.contains(&name) {
+        format!("{name} is never written to")
+    } else {
+        format!("writing into {name} takes root, and a kernel that knows it")
+    };
+    Err(Error::new(
+        Kind::ReadOnly,
+        format!("{spec}: {why}; with `overlay` in place of `rw` changes are kept beside it"),
+    ))
 }
 
 fn writable(path: &Path) -> bool {

@@ -80,8 +80,8 @@ pub struct Args {
     /// The files of an image as the root, with /proc, /dev, /tmp and /run of its own.
     #[arg(long, value_name = "IMAGE", help_heading = "Files")]
     root: Option<OsString>,
-    /// The files of an image at a path that only the command sees; with IMAGE,overlay[=FOLDER] changes go to memory, or
-    /// to files in FOLDER.
+    /// The files of an image at a path that only the command sees: FAT and exFAT are written to, others too by root where
+    /// the kernel can; with IMAGE,overlay[=FOLDER] changes go to memory, or to files in FOLDER.
     #[arg(long, value_name = "IMAGE:PATH[,ro]", help_heading = "Files")]
     mount: Vec<OsString>,
     /// An image as a disk: /dev/loop0 and so on, or /dev/NAME.

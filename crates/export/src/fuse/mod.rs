@@ -82,6 +82,16 @@ fn directory(files: Arc<dyn FileSystem>, options: &Options) -> (Box<dyn Nodes>, 
     (Box::new(Directory::new(files, options.ownership, acl)), options)
 }
 
+/// The same of one that is written, but for `options.read_only`.
+fn writable(files: Arc<dyn Writable>, options: &Options) -> (Box<dyn Nodes>, Options) {
+    if options.read_only {
+        return directory(files, options);
+    }
+    let check_permissions = options.check_permissions || options.allow_other;
+    let options = Options { check_permissions, ..*options };
+    (Box::new(Directory::writable(files, options.ownership)), options)
+}
+
 /// The nodes of a disk, and the options that go with them.
 fn disk(files: Vec<File>) -> (Box<dyn Nodes>, Options) {
     let read_only = files.first().is_some_and(|file| file.device.limits().read_only);
@@ -111,12 +121,8 @@ impl Mount {
     /// # Errors
     /// As [`Mount::directory`].
     pub fn writable(files: Arc<dyn Writable>, point: &Path, source: &OsStr, options: &Options) -> Result<Self> {
-        if options.read_only {
-            return Self::directory(files, point, source, options);
-        }
-        let check_permissions = options.check_permissions || options.allow_other;
-        let options = Options { check_permissions, ..*options };
-        Self::of(Box::new(Directory::writable(files, options.ownership)), point, source, &options)
+        let (nodes, options) = writable(files, options);
+        Self::of(nodes, point, source, &options)
     }
 
     /// Mounts a directory with a disk and its partitions on `point`. The first file is the whole disk, the others are

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use block::{Result, ResultExt as _};
-use fs::FileSystem;
+use fs::{FileSystem, Writable};
 
 use crate::counters::Counters;
 
@@ -36,6 +36,14 @@ impl Offer {
     /// Why /dev/fuse cannot be opened, and what would change it.
     pub fn directory(files: Arc<dyn FileSystem>, options: &Options) -> Result<Self> {
         Self::of(super::directory(files, options))
+    }
+
+    /// Of a file system that is written, but for `options.read_only`.
+    ///
+    /// # Errors
+    /// As [`Offer::directory`].
+    pub fn writable(files: Arc<dyn Writable>, options: &Options) -> Result<Self> {
+        Self::of(super::writable(files, options))
     }
 
     /// Of a directory with a disk and its partitions, as [`super::Mount::disk`]; `shared` with all users of the user
