@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Result, Status};
 use crate::print::{self, Style, Table};
 
-/// List the disks that are attached, what `loopbox mount` mounted, and what `loopbox run` runs; what dead processes left is cleaned away.
+/// List the disks that are attached, what `loopbox mount` mounted, and what `loopbox run`, `serve` and `sound card` hold; what dead processes left is cleaned away.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// Print JSON.
@@ -86,16 +86,21 @@ fn table(processes: &[Process]) -> String {
     let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     for process in processes {
         let images = process.images.iter().map(|place| {
-            print::escaped(format!("{}:{} ({})", place.image, place.at.display(), place.writes).as_bytes())
+            let at = if place.at.as_os_str().is_empty() { "" } else { ":" };
+            print::escaped(format!("{}{at}{} ({})", place.image, place.at.display(), place.writes).as_bytes())
         });
-        let net = format!("{}{}", process.net, if process.link { ", link" } else { "" });
+        let net = match (&process.uri, process.link) {
+            (Some(uri), _) => print::escaped(uri.as_bytes()),
+            (None, true) => format!("{}, link", process.net),
+            (None, false) => process.net.clone(),
+        };
         let cells = [
             process.pid.to_string(),
             process.verb.clone(),
             or_none(net),
             or_none(images.collect::<Vec<_>>().join(" ")),
             process.sound.as_deref().map_or_else(|| "-".to_owned(), text),
-            print::escaped(process.command.join(" ").as_bytes()),
+            or_none(print::escaped(process.command.join(" ").as_bytes())),
         ];
         table.row(cells.map(|cell| (Style::Plain, cell)));
     }

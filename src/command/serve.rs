@@ -9,9 +9,12 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 
 use block::{Error, Kind, ResultExt as _};
+use export::counters::{self, Asked, Counted, Counters};
 use export::nbd::{Address, Ending, Export, NAME_BYTES_MAX, Server, serve_one};
+use export::registry::{Place, Process, Registry, Working};
 use format::spec::{Spec, Step};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -77,9 +80,10 @@ pub fn run(args: &Args) -> Result {
     if args.nbd.is_none() && !args.stdio && args.command.is_empty() {
         return Err(Error::new(Kind::Invalid, "no way to serve: say --nbd ADDRESS, --stdio, or -- COMMAND").into());
     }
-    let exports = exports(args)?;
+    let (exports, places) = exports(args)?;
     let signals = SignalFd::new(&[signal::TERM, signal::INT, signal::HUP]).context(|| "signals")?;
     if args.stdio {
+        let _shown = show(&exports, Process { images: places, ..Process::default() });
         return serve_standard_streams(exports, &signals);
     }
     let folder = if args.nbd.is_none() { Some(Folder::new()?) } else { None };
@@ -88,8 +92,20 @@ pub fn run(args: &Args) -> Result {
         (None, Some(Folder(path))) => Address::Unix(path.join("nbd.sock")),
         (None, None) => return Ok(Status::Done),
     };
-    let server = Server::bind(&address, args.beyond_loopback, exports)?;
+    let server = Server::bind(&address, args.beyond_loopback, exports.clone())?;
     let uri = server.uri()?;
+    let folder_or_socket = folder.as_ref().map(|Folder(path)| path.clone()).or(server.socket().map(Path::to_owned));
+    let shown = show(
+        &exports,
+        Process {
+            images: places,
+            uri: Some(uri.clone()),
+            command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            leftovers: folder_or_socket.into_iter().collect(),
+            ..Process::default()
+        },
+    );
+    drop(exports);
     let mut child = match args.command.split_first() {
         Some((program, words)) => Some(spawn(program, words, &uri, server.socket(), &signals)?),
         None => None,
@@ -101,15 +117,37 @@ pub fn run(args: &Args) -> Result {
     let stop = any_of(&signals, child.as_ref())?;
     let ending = if args.exit_with_client { Ending::WithClients } else { Ending::Asked };
     let served = server.serve(&stop, ending, &|error| print::warning(&print::error_text(&error)));
+    drop(shown);
     heard(&signals)?;
     let status = child.as_mut().map(end).transpose();
     served?;
     Ok(status?.map_or(Status::Done, |status| Status::Code(code(status))))
 }
 
-/// Opens the images.
-fn exports(args: &Args) -> block::Result<Vec<Export>> {
+/// Lets `loopbox list` and `loopbox top` know of it; it serves where that cannot be, too.
+fn show(exports: &[Export], process: Process) -> Option<(Working, Option<Asked>)> {
+    let names = process.images.iter().map(|place| match &process.uri {
+        Some(uri) => format!("{} at {uri}", place.image),
+        None => place.image.clone(),
+    });
+    let counted: Vec<_> = names.zip(exports.iter().map(|export| Arc::clone(&export.counters))).collect();
+    let process = Process { verb: "serve".to_owned(), ..process };
+    let working = Registry::of_user().and_then(|registry| registry.work(process)).ok()?;
+    let path = working.registry().stats_of_process(Pid::as_raw(Some(rustix::process::getpid())));
+    let answer = move || {
+        let of = |(name, counters): &(String, Arc<Counters>)| Counted {
+            clients: Some(counters.clients()),
+            ..counters.counted("nbd", name)
+        };
+        counted.iter().map(of).collect()
+    };
+    Some((working, counters::serve(&path, answer).ok()))
+}
+
+/// Opens the images; and what is written down of them.
+fn exports(args: &Args) -> block::Result<(Vec<Export>, Vec<Place>)> {
     let mut exports: Vec<Export> = Vec::new();
+    let mut places = Vec::new();
     for (n, words) in args.images.iter().enumerate() {
         let (name, words) = named(words);
         let mut spec = Spec::parse(words)?;
@@ -132,9 +170,16 @@ fn exports(args: &Args) -> block::Result<Vec<Export>> {
             let name = print::escaped(name.as_bytes());
             return Err(Error::new(Kind::Exists, format!("two images of the name {name}: say NAME={}", spec)));
         }
-        exports.push(Export { name, description: of_file(), device: stack.device });
+        let writes = match spec.steps.iter().rev().find(|step| matches!(step, Step::Overlay(_))) {
+            _ if stack.device.limits().read_only => "read-only".to_owned(),
+            Some(Step::Overlay(Some(file))) => file.display().to_string(),
+            Some(_) => "memory".to_owned(),
+            None => "image".to_owned(),
+        };
+        places.push(Place { image: words.to_string_lossy().into_owned(), at: PathBuf::from(&name), writes });
+        exports.push(Export { name, description: of_file(), device: stack.device, counters: Arc::default() });
     }
-    Ok(exports)
+    Ok((exports, places))
 }
 
 /// Takes `NAME=` off an image: a name has neither slash nor comma, and a file of that name is one.

@@ -12,6 +12,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub struct Counters {
     written_bytes: AtomicU64,
     others: AtomicU64,
     latencies: [AtomicU64; BUCKETS],
+    clients: AtomicU64,
 }
 
 /// What an operation was.
@@ -47,10 +49,51 @@ pub enum Operation {
     Other,
 }
 
+/// Operations that are answered together: they are counted together, which costs no more than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Batch {
+    reads: u64,
+    read_bytes: u64,
+    writes: u64,
+    written_bytes: u64,
+    others: u64,
+}
+
+impl Batch {
+    /// Adds an operation.
+    pub fn add(&mut self, operation: Operation) {
+        match operation {
+            Operation::Read(bytes) => {
+                self.reads += 1;
+                self.read_bytes = self.read_bytes.saturating_add(bytes);
+            }
+            Operation::Write(bytes) => {
+                self.writes += 1;
+                self.written_bytes = self.written_bytes.saturating_add(bytes);
+            }
+            Operation::Other => self.others += 1,
+        }
+    }
+
+    fn operations(&self) -> u64 {
+        self.reads + self.writes + self.others
+    }
+}
+
+/// One who uses what is counted, for as long as this lives.
+#[derive(Debug)]
+pub struct Client(Arc<Counters>);
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What was counted of one thing, so far.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Counted {
-    /// What it is: `disk`, `mount`, `sound`.
+    /// What it is: `disk`, `mount`, `nbd`, `sound`.
     pub kind: String,
     /// Its name: a path, mostly.
     pub name: String,
@@ -69,6 +112,9 @@ pub struct Counted {
     /// Of sound: the loudest sample since the last question, in dB of full scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_db: Option<f64>,
+    /// Of a server: how many clients it has now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<u64>,
 }
 
 impl Default for Counters {
@@ -81,6 +127,7 @@ impl Default for Counters {
             written_bytes: zero(),
             others: zero(),
             latencies: std::array::from_fn(|_| zero()),
+            clients: zero(),
         }
     }
 }
@@ -88,19 +135,39 @@ impl Default for Counters {
 impl Counters {
     /// Counts an operation that took so long.
     pub fn add(&self, operation: Operation, took: Duration) {
+        let mut batch = Batch::default();
+        batch.add(operation);
+        self.add_all(&batch, took);
+    }
+
+    /// Counts operations that were answered together: each took so long.
+    pub fn add_all(&self, batch: &Batch, took: Duration) {
         let add = |counter: &AtomicU64, number| {
-            counter.fetch_add(number, Ordering::Relaxed);
+            if number > 0 {
+                counter.fetch_add(number, Ordering::Relaxed);
+            }
         };
-        match operation {
-            Operation::Read(bytes) => (add(&self.reads, 1), add(&self.read_bytes, bytes)),
-            Operation::Write(bytes) => (add(&self.writes, 1), add(&self.written_bytes, bytes)),
-            Operation::Other => (add(&self.others, 1), ()),
-        };
+        add(&self.reads, batch.reads);
+        add(&self.read_bytes, batch.read_bytes);
+        add(&self.writes, batch.writes);
+        add(&self.written_bytes, batch.written_bytes);
+        add(&self.others, batch.others);
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let digits = usize::try_from(u64::BITS - nanoseconds.leading_zeros()).unwrap_or(0);
         if let Some(bucket) = self.latencies.get(digits) {
-            add(bucket, 1);
+            add(bucket, batch.operations());
         }
+    }
+
+    /// Counts a client until what is returned is dropped.
+    pub fn client(self: &Arc<Self>) -> Client {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        Client(Arc::clone(self))
+    }
+
+    /// Clients at this moment.
+    pub fn clients(&self) -> u64 {
+        self.clients.load(Ordering::Relaxed)
     }
 
     /// What was counted so far, under a name.
@@ -116,6 +183,7 @@ impl Counters {
             others: get(&self.others),
             latencies: self.latencies.iter().map(get).collect(),
             peak_db: None,
+            clients: None,
         }
     }
 }
@@ -166,8 +234,6 @@ pub fn ask(path: &Path) -> Result<Vec<Counted>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -177,7 +243,13 @@ mod tests {
         let counters = Arc::new(Counters::default());
         counters.add(Operation::Read(4096), Duration::from_nanos(1000));
         counters.add(Operation::Write(10), Duration::from_nanos(0));
-        counters.add(Operation::Other, Duration::MAX);
+        let mut batch = Batch::default();
+        batch.add(Operation::Other);
+        counters.add_all(&batch, Duration::MAX);
+        let client = counters.client();
+        assert_eq!(counters.clients(), 1);
+        drop(client);
+        assert_eq!(counters.clients(), 0);
         let counting = Arc::clone(&counters);
         let asked = serve(&path, move || vec![counting.counted("disk", "a")]).unwrap();
         let [one] = &ask(&path).unwrap()[..] else { panic!() };

@@ -9,6 +9,8 @@ pub const TERM: i32 = libc::SIGTERM;
 pub const INT: i32 = libc::SIGINT;
 /// The terminal is gone.
 pub const HUP: i32 = libc::SIGHUP;
+/// The terminal has another size.
+pub const WINCH: i32 = libc::SIGWINCH;
 
 /// A set of signals that the calling thread, and the threads that it starts, are no longer interrupted by.
 #[derive(Clone, Copy)]

@@ -3,11 +3,10 @@
 mod sample;
 mod screen;
 
-use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::time::{Duration, Instant};
 
 use self::sample::Sampler;
+use self::screen::Woken;
 use super::{Result, Status};
 use crate::print;
 
@@ -38,9 +37,18 @@ pub fn run(args: &Args) -> Result {
     let screen = live.then(screen::Screen::begin).transpose()?;
     let mut history = screen::History::default();
     let mut rounds = 0;
+    let mut text = String::new();
     loop {
-        if wait(args.interval, screen.is_some())? {
-            return Ok(Status::Done);
+        let until = Instant::now() + args.interval;
+        match &screen {
+            None => std::thread::sleep(args.interval),
+            Some(screen) => loop {
+                match screen.wait(until)? {
+                    Woken::Time => break,
+                    Woken::Resized => screen.show(&text)?,
+                    Woken::Leave => return Ok(Status::Done),
+                }
+            },
         }
         let sample = sampler.next()?;
         if args.json {
@@ -48,7 +56,7 @@ pub fn run(args: &Args) -> Result {
             std::io::Write::flush(&mut std::io::stdout())?;
         } else {
             history.add(&sample);
-            let text = screen::text(&sample, &history);
+            text = screen::text(&sample, &history);
             match &screen {
                 Some(screen) => screen.show(&text)?,
                 None => print::bytes(text.as_bytes())?,
@@ -59,24 +67,5 @@ pub fn run(args: &Args) -> Result {
         if args.count.map_or(!args.json && !live, |count| rounds >= count) {
             return Ok(Status::Done);
         }
-    }
-}
-
-/// Waits; true when the user wants to go.
-fn wait(interval: Duration, keys: bool) -> std::io::Result<bool> {
-    let timeout = Timespec { tv_sec: interval.as_secs().cast_signed(), tv_nsec: i64::from(interval.subsec_nanos()) };
-    if !keys {
-        std::thread::sleep(interval);
-        return Ok(false);
-    }
-    let stdin = std::io::stdin();
-    match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&timeout)) {
-        Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
-        Ok(_) => {
-            let mut key = [0];
-            // The end of the input is a wish to go, too. ^C comes as a key: 3.
-            Ok(rustix::io::read(&stdin, &mut key)? == 0 || matches!(key, [b'q' | b'Q' | 3 | 4]))
-        }
-        Err(error) => Err(error.into()),
     }
 }

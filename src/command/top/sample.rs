@@ -29,7 +29,7 @@ pub struct Sample {
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Item {
-    /// `disk`, `mount`, `loop`, `link`, `sound`.
+    /// `disk`, `mount`, `loop`, `nbd`, `link`, `sound`.
     pub kind: String,
     /// Where it is.
     pub name: String,
@@ -53,6 +53,9 @@ pub struct Item {
     /// Of sound: the loudest sample, dB of full scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_db: Option<f64>,
+    /// Of a server: clients at this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clients: Option<u64>,
 }
 
 /// Counters of one thing, since it began.
@@ -185,6 +188,7 @@ fn item(now: &Total, last: &Total, seconds: f64) -> Item {
         latency_p99_ns: quantile(&latencies, 990),
         lost: now.lost.map(|lost| rate(lost, last.lost.unwrap_or(0))),
         peak_db: new.peak_db,
+        clients: new.clients,
     }
 }
 

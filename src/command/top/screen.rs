@@ -2,9 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use sys::signal;
+use sys::signalfd::SignalFd;
 
 use super::sample::{Item, Sample};
 use crate::print::{self, Style, Table};
@@ -13,9 +17,21 @@ use crate::print::{self, Style, Table};
 const LOOKS: usize = 24;
 const BARS: &[char] = &['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// A terminal in which keys come as they are pressed, and which is as it was when this is dropped.
+/// A terminal in which keys come as they are pressed, and which is as it was when this is dropped: a signal that asks
+/// the process to end is a wish to leave, too.
 pub struct Screen {
     before: Option<Termios>,
+    signals: SignalFd,
+}
+
+/// What ended a wait.
+pub enum Woken {
+    /// The time has come.
+    Time,
+    /// The terminal has another size.
+    Resized,
+    /// The user wants to go.
+    Leave,
 }
 
 impl Screen {
@@ -31,9 +47,43 @@ impl Screen {
             raw.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
             tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         }
-        // Another screen, without a cursor.
-        write!(io::stdout(), "\x1b[?1049h\x1b[?25l")?;
-        Ok(Self { before })
+        let signals = SignalFd::new(&[signal::WINCH, signal::TERM, signal::INT, signal::HUP])?;
+        // Another screen, without a cursor; what is too long for a line is not continued on the next.
+        write!(io::stdout(), "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J")?;
+        Ok(Self { before, signals })
+    }
+
+    /// Waits for a time, or for what comes before.
+    ///
+    /// # Errors
+    /// That of the terminal.
+    pub fn wait(&self, until: Instant) -> io::Result<Woken> {
+        let stdin = io::stdin();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let time = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let mut files = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            match poll(&mut files, Some(&time)) {
+                Ok(0) => return Ok(Woken::Time),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let [key, told] = files.map(|file| !file.revents().is_empty());
+            if told {
+                let mut resized = true;
+                while let Some(signal) = self.signals.next()? {
+                    resized &= signal.number == signal::WINCH;
+                }
+                return Ok(if resized { Woken::Resized } else { Woken::Leave });
+            }
+            if key {
+                let mut key = [0];
+                // The end of the input is a wish to go, too. ^C comes as a key: 3. Other keys mean nothing.
+                if rustix::io::read(&stdin, &mut key)? == 0 || matches!(key, [b'q' | b'Q' | 3 | 4]) {
+                    return Ok(Woken::Leave);
+                }
+            }
+        }
     }
 
     /// Shows a text, from the top.
@@ -57,7 +107,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = write!(io::stdout(), "\x1b[?25h\x1b[?1049l");
+        let _ = write!(io::stdout(), "\x1b[?7h\x1b[?25h\x1b[?1049l");
         let _ = io::stdout().flush();
         if let Some(before) = &self.before {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
@@ -105,6 +155,8 @@ pub fn text(sample: &Sample, history: &History) -> String {
         let is_flow = matches!(item.kind.as_str(), "link" | "sound");
         let bytes = |bytes: f64| if is_flow { "-".to_owned() } else { print::size(bytes.round() as u64) };
         let time = |nanoseconds: Option<u64>| nanoseconds.map_or_else(|| "-".to_owned(), duration);
+        let clients = item.clients.map(|clients| format!(", {clients} client{}", if clients == 1 { "" } else { "s" }));
+        let name = format!("{}{}", item.name, clients.unwrap_or_default());
         let lately = history.0.get(&key_of(item)).map(spark).unwrap_or_default();
         let cells = [
             (Style::Good, item.kind.clone()),
@@ -117,7 +169,7 @@ pub fn text(sample: &Sample, history: &History) -> String {
             (Style::Plain, item.lost.map_or_else(|| "-".to_owned(), |lost| format!("{lost:.0}"))),
             (Style::Plain, item.peak_db.map_or_else(|| "-".to_owned(), |peak| format!("{peak:.0} dB"))),
             (Style::Link, lately),
-            (Style::Name, print::escaped(item.name.as_bytes())),
+            (Style::Name, print::escaped(name.as_bytes())),
         ];
         table.row(cells);
     }

@@ -20,7 +20,8 @@ use block::{BlockDevice, Error, Kind, Result, Source, Zero, check_range};
 use super::handshake::Dialect;
 use super::reply::{self, Output, Status};
 use super::wire::{self, Request, command, error, flag};
-use super::{EXTENTS_MAX, PAYLOAD_BYTES_MAX};
+use super::{EXTENTS_MAX, Export, PAYLOAD_BYTES_MAX};
+use crate::counters::{Client, Counters, Operation};
 
 /// Threads of a connection that wait for the disk.
 const WORKERS: usize = 16;
@@ -51,6 +52,8 @@ pub struct Connection<R, W> {
 
 struct Shared<W> {
     device: Arc<dyn BlockDevice>,
+    counters: Arc<Counters>,
+    _client: Client,
     read_only: bool,
     dialect: Dialect,
     pace: Pace,
@@ -122,6 +125,15 @@ impl Pace {
     }
 }
 
+/// As what a request is counted that was done.
+fn counted(request: &Request) -> Operation {
+    match request.command {
+        command::READ => Operation::Read(request.len),
+        command::WRITE => Operation::Write(request.len),
+        _ => Operation::Other,
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -132,10 +144,12 @@ fn waited<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a
 
 impl<R: Read, W: Write + Send> Connection<R, W> {
     /// The connection after the handshake; `input` and `output` are the two ways of one stream.
-    pub fn new(input: R, output: W, device: Arc<dyn BlockDevice>, dialect: Dialect) -> Self {
+    pub fn new(input: R, output: W, export: &Export, dialect: Dialect) -> Self {
         let shared = Shared {
-            read_only: device.limits().read_only,
-            device,
+            read_only: export.device.limits().read_only,
+            device: Arc::clone(&export.device),
+            counters: Arc::clone(&export.counters),
+            _client: export.counters.client(),
             dialect,
             pace: Pace::default(),
             pending: Mutex::default(),
@@ -251,11 +265,21 @@ impl<W: Write + Send> Shared<W> {
         None
     }
 
-    /// Writes what there is, or leaves it to the thread that is writing: it takes along what has come meanwhile.
+    /// Writes what there is, and counts it.
     fn send(&self, output: &mut Output) -> Result<()> {
+        let counted = output.counted();
         if output.is_empty() {
             return Ok(());
         }
+        let sent = self.put(output);
+        if let Some((batch, begun)) = counted {
+            self.counters.add_all(&batch, begun.elapsed());
+        }
+        sent
+    }
+
+    /// Writes it, or leaves it to the thread that is writing: that takes along what has come meanwhile.
+    fn put(&self, output: &mut Output) -> Result<()> {
         let mut pending = locked(&self.pending);
         // A client that does not read what it asked for.
         while pending.writing && pending.bytes.len() >= OUTPUT_BYTES && pending.failed.is_none() {
@@ -369,15 +393,18 @@ impl<W: Write + Send> Shared<W> {
     /// Does what is asked and appends the answer; when `quick`, only if it does not wait for the disk.
     fn answer(&self, request: &Request, payload: &[u8], output: &mut Output, quick: bool) -> Answered {
         let before = output.len();
+        output.begin();
         match self.attempt(request, payload, output, quick) {
             Ok(answered) => {
-                if matches!(answered, Answered::WouldWait) {
-                    output.truncate(before);
+                match answered {
+                    Answered::WouldWait => output.truncate(before),
+                    Answered::Yes => output.count(counted(request)),
                 }
                 answered
             }
             Err(failure) => {
                 output.truncate(before);
+                output.count(Operation::Other);
                 let number = error::of(&failure, request);
                 reply::failed(output, self.dialect, request, number, &failure.to_string());
                 Answered::Yes

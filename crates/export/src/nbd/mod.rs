@@ -30,6 +30,8 @@ use std::sync::Arc;
 
 use block::BlockDevice;
 
+use crate::counters::Counters;
+
 /// Most bytes of the payload of one request, and of one read: the 32 MiB that clients count on.
 pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
 /// Most bytes of an option that a client sends while both sides haggle.
@@ -52,4 +54,7 @@ pub struct Export {
     pub description: String,
     /// The device.
     pub device: Arc<dyn BlockDevice>,
+    /// What clients do with it, and how many there are. Latencies are from when a request was looked at until the
+    /// answer, with others that were there, was handed to the socket.
+    pub counters: Arc<Counters>,
 }

@@ -6,10 +6,13 @@
 //! extended    u32 magic  u16 flags  u16 type  u64 cookie  u64 offset (of the request)  u64 length  [payload]
 //! ```
 
+use std::time::Instant;
+
 use block::Source;
 
 use super::handshake::{ALLOCATION_ID, Dialect};
 use super::wire::{self, Request, chunk};
+use crate::counters::{Batch, Operation};
 
 /// Bytes of the header of a chunk.
 const CHUNK_BYTES: usize = 20;
@@ -41,6 +44,9 @@ impl Status {
 pub struct Output {
     memory: Vec<u8>,
     len: usize,
+    /// What was answered in them, and since when.
+    batch: Batch,
+    begun: Option<Instant>,
 }
 
 impl Output {
@@ -52,6 +58,21 @@ impl Output {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// That an answer is being made: the time of the first counts for all.
+    pub fn begin(&mut self) {
+        self.begun.get_or_insert_with(Instant::now);
+    }
+
+    /// That it was made.
+    pub fn count(&mut self, operation: Operation) {
+        self.batch.add(operation);
+    }
+
+    /// Takes what was counted.
+    pub fn counted(&mut self) -> Option<(Batch, Instant)> {
+        Some((std::mem::take(&mut self.batch), self.begun.take()?))
     }
 
     /// All of them.

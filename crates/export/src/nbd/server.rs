@@ -329,7 +329,7 @@ impl Server {
         let Agreed::Export(index, dialect) = agreed else { return Ok(()) };
         let Some(export) = self.exports.get(index) else { return Ok(()) };
         let output = stream.try_clone().context(what)?;
-        let served = Connection::new(&mut stream, output, Arc::clone(&export.device), dialect).serve();
+        let served = Connection::new(&mut stream, output, export, dialect).serve();
         let _ = stream.shutdown();
         served
     }
@@ -411,7 +411,7 @@ pub fn serve_one(mut input: impl Read, output: impl Write + Send, exports: &[Exp
     let Agreed::Export(index, dialect) = handshake(&mut both, exports)? else { return Ok(()) };
     let Some(export) = exports.get(index) else { return Ok(()) };
     let output = both.1;
-    let served = Connection::new(input, output, Arc::clone(&export.device), dialect).serve();
+    let served = Connection::new(input, output, export, dialect).serve();
     let flushed = if export.device.limits().read_only { Ok(()) } else { export.device.flush() };
     served.and(flushed)
 }

@@ -37,6 +37,7 @@ fn exports(device: &Arc<dyn BlockDevice>) -> Vec<Export> {
         name: name.to_owned(),
         description: format!("the {name} one"),
         device,
+        counters: Arc::default(),
     };
     vec![export("first", device.clone()), export("second", Arc::new(ReadOnly::new(device.clone())))]
 }

@@ -9,7 +9,8 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use block::{Error, Kind, Result, ResultExt as _};
@@ -26,7 +27,7 @@ use super::{ENTRY_BYTES_MAX, Registry, remove_file};
 pub struct Place {
     /// The spec as typed.
     pub image: String,
-    /// Where it is, inside.
+    /// Where it is: inside; of a server, the name by which clients ask for it.
     pub at: PathBuf,
     /// What becomes of writes: `read-only`, `image`, `memory`, or the folder of changes.
     pub writes: String,
@@ -50,9 +51,12 @@ pub struct Process {
     pub link: bool,
     /// Images.
     pub images: Vec<Place>,
+    /// Of a server: where clients reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
     /// Where it writes what is played.
     pub sound: Option<PathBuf>,
-    /// Folders that it removes at its end.
+    /// Folders, and sockets, that it removes at its end.
     pub leftovers: Vec<PathBuf>,
 }
 
@@ -128,16 +132,25 @@ impl Registry {
     }
 
     fn clean_process(&self, pid: i32, leftovers: &[PathBuf]) -> Result<()> {
-        let is_ours = |path: &&PathBuf| {
+        for path in leftovers {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            name.starts_with(OURS) && std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
-        };
-        leftovers.iter().filter(is_ours).for_each(|folder| remove_folder(folder));
+            match std::fs::symlink_metadata(path) {
+                Ok(found) if found.is_dir() && name.starts_with(OURS) => remove_folder(path),
+                Ok(found) if found.file_type().is_socket() && is_deserted(path) => remove_file(path)?,
+                _ => {}
+            }
+        }
         for what in ["socket", "stats", "json"] {
             remove_file(&self.of_process(pid, what))?;
         }
         Ok(())
     }
+}
+
+/// Whether nobody listens at a socket: another server may have taken its place.
+fn is_deserted(path: &Path) -> bool {
+    let error = UnixStream::connect(path).err();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// Removes a folder and the files in it, and nothing below.
@@ -182,13 +195,21 @@ mod tests {
             std::fs::create_dir(folder).unwrap();
             std::fs::write(folder.join("file"), "x").unwrap();
         }
-        let dead = Process { pid: 1, leftovers: vec![ours.clone(), others.clone()], ..Process::default() };
+        let socket = |name: &str| {
+            let path = scratch.path().join(name);
+            (std::os::unix::net::UnixListener::bind(&path).unwrap(), path)
+        };
+        let ((dead, deserted), (_alive, taken)) = (socket("deserted"), socket("taken"));
+        drop(dead);
+        let leftovers = vec![ours.clone(), others.clone(), deserted.clone(), taken.clone(), others.join("file")];
+        let dead = Process { pid: 1, leftovers, ..Process::default() };
         std::fs::write(scratch.path().join("run-1.json"), serde_json::to_vec(&dead).unwrap()).unwrap();
         std::fs::write(scratch.path().join("run-1.socket"), "").unwrap();
         std::fs::write(scratch.path().join("run-2.json"), "{").unwrap();
         assert_eq!(registry.processes().unwrap(), []);
         assert!(!ours.exists() && others.join("file").exists());
+        assert!(!deserted.exists() && taken.exists());
         let left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 2, "{left:?}: the lock and what is not ours");
+        assert_eq!(left.len(), 3, "{left:?}: the lock and what is not ours");
     }
 }
