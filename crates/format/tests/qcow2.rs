@@ -352,6 +352,49 @@ fn leaks_and_worse_are_found_as_qemu_finds_them_and_mended() {
 }
 
 #[test]
+fn tables_that_are_counted_as_free_are_not_written_over() {
+    rig::requires!("qemu-img", "qemu-io");
+    let qemu = Qemu::new();
+    qemu.run("qemu-img create -q -f qcow2 d.qcow2 64M; qemu-io -c 'write -P 1 0 64k' d.qcow2 >/dev/null");
+    qemu.run("qemu-img snapshot -c s d.qcow2; qemu-io -c 'write -P 2 0 64k' d.qcow2 >/dev/null");
+    let before = std::fs::read(qemu.path("d.qcow2")).unwrap();
+    let word = |at: usize| u64::from_be_bytes(*before[at..].first_chunk().unwrap()) & 0x00ff_ffff_ffff_fe00;
+    let (l1, counts, snapshots) = (word(40), word(48), word(64));
+    let block = word(counts as usize);
+    let tables =
+        [0, counts, block, l1, word(l1 as usize), snapshots, word(snapshots as usize)].map(|offset| offset / 65536);
+    let new = |file: &str| {
+        let image = Qcow2::open(qemu.file(file, Open::WRITE), None).unwrap();
+        // Where nothing is yet, and where a cluster is shared with the snapshot.
+        let done = (0..12).try_for_each(|n| image.write_at(&[3; 65536], (8 << 20) + n * 65536));
+        let in_place = image.write_at(&[4; 512], 0);
+        (done, in_place, image.flush())
+    };
+    for cluster in tables {
+        let mut bytes = before.clone();
+        bytes[block as usize + cluster as usize * 2..][..2].fill(0);
+        std::fs::write(qemu.path("b.qcow2"), &bytes).unwrap();
+        let (done, in_place, flushed) = new("b.qcow2");
+        let error = done.unwrap_err();
+        assert_eq!(error.find(), Some(&Corrupt::Overlap(cluster)), "{error:?}");
+        assert!(in_place.is_ok() && flushed.is_ok(), "what is there is written to as before");
+        let after = std::fs::read(qemu.path("b.qcow2")).unwrap();
+        let at = cluster as usize * 65536;
+        if cluster != block / 65536 {
+            assert!(after[at..at + 65536] == before[at..at + 65536], "cluster {cluster} was changed");
+        }
+        // QEMU refuses the same image.
+        std::fs::write(qemu.path("q.qcow2"), &bytes).unwrap();
+        let said = qemu.run("qemu-io -c 'write -P 3 8M 64k' q.qcow2 2>&1 || true");
+        assert!(said.contains("orrupt") || said.contains("nvalid"), "{said}");
+        check(&*qemu.file("b.qcow2", Open::WRITE), Repair::All).unwrap();
+        qemu.check("b.qcow2");
+        new("b.qcow2").0.unwrap();
+        qemu.check("b.qcow2");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     rig::requires!("qemu-img");
     let qemu = Qemu::new();

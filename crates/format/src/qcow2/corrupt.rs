@@ -43,6 +43,8 @@ pub enum Corrupt {
     RefcountTooLarge(u64),
     /// A cluster in use that is counted as free.
     RefcountZero(u64),
+    /// A cluster that holds a table of the image and is counted as free.
+    Overlap(u64),
     /// The table of snapshots is cut short or makes no sense.
     Snapshots,
 }
@@ -72,6 +74,11 @@ impl fmt::Display for Corrupt {
             Self::Zstd => f.write_str("a compressed cluster that is not Zstandard"),
             Self::RefcountTooLarge(cluster) => write!(f, "cluster {cluster} is used more often than can be counted"),
             Self::RefcountZero(cluster) => write!(f, "cluster {cluster} is in use and counted as free"),
+            Self::Overlap(cluster) => write!(
+                f,
+                "cluster {cluster} holds tables of the image and is counted as free: `loopbox check --repair all` \
+                 counts anew"
+            ),
             Self::Snapshots => f.write_str("a table of snapshots that is cut short"),
         }
     }

@@ -26,6 +26,7 @@ mod compress;
 mod corrupt;
 mod create;
 mod header;
+mod overlap;
 mod refcount;
 mod snapshot;
 mod table;
@@ -333,6 +334,8 @@ impl Qcow2 {
         if self.begun.load(Ordering::Acquire) {
             return Ok(());
         }
+        let tables = overlap::Tables::of(&*self.storage, &self.header, &self.map, &locked(&self.counts))?;
+        locked(&self.counts).keep_off(tables);
         if self.header.autoclear != 0 && self.header.version >= 3 {
             self.storage.write_at(&[0; 8], 88)?;
             self.storage.flush()?;

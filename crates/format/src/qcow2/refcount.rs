@@ -14,6 +14,7 @@ use block::{Error, Kind, Result, Storage};
 
 use super::Corrupt;
 use super::header::{Header, REFTABLE_BYTES_MAX};
+use super::overlap::Tables;
 use super::table::{Geometry, words};
 
 /// Refcount blocks that are kept in memory, unless more of them wait to be written.
@@ -57,6 +58,8 @@ pub(super) struct Refcounts {
     freed: Vec<(u64, u64)>,
     /// A change of the table was not finished: nothing may be taken or written any more.
     broken: bool,
+    /// What is never free, however it is counted.
+    tables: Tables,
 }
 
 /// What is to be written, in this order, with a flush after each where it is not empty.
@@ -86,7 +89,13 @@ impl Refcounts {
             shared: None,
             freed: Vec::new(),
             broken: false,
+            tables: Tables::default(),
         })
+    }
+
+    /// From now on these clusters are not given away.
+    pub(super) fn keep_off(&mut self, tables: Tables) {
+        self.tables = tables;
     }
 
     /// Counts of a block: 2 to the power of this.
@@ -168,6 +177,7 @@ impl Refcounts {
         let end = self.geometry.index(storage.size().saturating_add(self.geometry.cluster().saturating_sub(1)));
         let own = if taken.is_some() { first.max(end) } else { first };
         let own = if taken == Some(own) { own.saturating_add(1) } else { own };
+        self.tables.refuse(own)?;
         let (own_block, own_at) = self.split(own);
         storage.grow(self.geometry.start(own.saturating_add(1)))?;
         let mut bytes = vec![0; self.geometry.cluster() as usize];
@@ -263,11 +273,15 @@ impl Refcounts {
             self.make_block(storage, block, None)?;
             first = self.find(storage, first, u64::MAX)?;
         }
+        self.tables.refuse(first)?;
         let (block, at) = self.split(first);
         let left = 1_u64.wrapping_shl(self.block_bits()).saturating_sub(at as u64);
         let mut count = 1;
         // A run does not go on in another block.
-        while count < wanted.min(left) && self.get(storage, first.saturating_add(count))? == 0 {
+        while count < wanted.min(left)
+            && self.get(storage, first.saturating_add(count))? == 0
+            && !self.tables.contain(first.saturating_add(count))
+        {
             count = count.saturating_add(1);
         }
         // Where there is no room for all, one will do.

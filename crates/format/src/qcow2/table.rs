@@ -321,6 +321,11 @@ impl Map {
         self.l1.get(at).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    /// Where the L2 tables are.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.l1.len()).map(|at| self.l1(at) & OFFSET).filter(|offset| *offset != 0)
+    }
+
     fn shard(&self, at: usize) -> Option<&Shard> {
         self.shards.get(at % SHARDS)
     }
