@@ -8,14 +8,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block::Result;
+use crate::Result;
 
 const SHARDS: usize = 8;
 /// What a slot itself takes, about, bytes: so that small values count, too.
 const SLOT_BYTES: usize = 128;
 
 /// What a value is found by: two numbers, the second of them counting in ones.
-pub(crate) type Key = (u64, u64);
+pub type Key = (u64, u64);
 
 type Value<V> = Arc<Mutex<Option<V>>>;
 
@@ -34,7 +34,7 @@ struct Shard<V> {
 }
 
 /// A bounded number of bytes of values.
-pub(crate) struct Cache<V> {
+pub struct Cache<V> {
     shards: [Mutex<Shard<V>>; SHARDS],
     bytes: AtomicUsize,
     bytes_max: usize,
@@ -159,7 +159,7 @@ impl<V> fmt::Debug for Cache<V> {
 
 #[cfg(test)]
 mod tests {
-    use block::{Error, Kind};
+    use crate::{Error, Kind};
 
     use super::*;
 

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod cache;
 mod device;
 mod error;
 pub mod layer;

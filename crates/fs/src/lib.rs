@@ -13,7 +13,6 @@
 
 mod ahead;
 pub mod archive;
-mod cache;
 mod codec;
 pub mod erofs;
 pub mod ext4;
@@ -33,6 +32,7 @@ pub mod udf;
 pub mod walk;
 mod writable;
 
+use block::cache;
 pub use file_system::{Cursor, Entry, FileExtent, FileSystem, FileType, Inode, Space, Stat, Time};
 pub use open::{has_owners, is_written, open, open_writable};
 pub use writable::{Changes, Writable};
