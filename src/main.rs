@@ -7,6 +7,7 @@
 //! command/      one file a command: `Args` and `run`
 //! describe.rs   what is in a device, from all the libraries together
 //! stack.rs      a spec becomes a device
+//! index_cache.rs  indexes of compressed images, kept
 //! passphrase.rs  from the terminal, a file, a descriptor
 //! losetup/      what it is when it is called by that name
 //! print.rs      colours, tables, JSON, errors: all that is written for people
@@ -17,6 +18,7 @@
 mod cli;
 mod command;
 mod describe;
+mod index_cache;
 mod inside;
 mod listing;
 mod losetup;

@@ -14,13 +14,14 @@ use backing::{FileBacking, Memory, Open};
 use block::layer::overlay::Layout;
 use block::layer::{Fixed, Overlay, ReadOnly, Window};
 use block::{BlockDevice, Error, Kind, ReadAt, Result, ResultExt as _, Storage};
+use format::compressed;
 use format::gate::{self, Gate};
 use format::image::{self, Details};
 use format::luks;
 use format::probe::{Container, Format, probe};
 use format::spec::{self, Spec, Step};
 
-use crate::{passphrase, print};
+use crate::{index_cache, passphrase, print};
 
 /// What a command wants to do with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,17 +60,18 @@ impl Stack {
         let mut image = None;
         let what = || spec.to_string();
         if let Some(format) = format_found(spec, &backing)? {
-            let opened = open_image(spec, Arc::clone(&backing) as _, format, &backing).context(what)?;
-            image = Some((probe(&*backing)?, opened.details));
-            (device, start_byte) = (opened.device, None);
+            let (above, found) = open_found(spec, &backing, format).context(what)?;
+            (device, start_byte, image) = (above, None, Some(found));
         }
         for (n, step) in spec.steps.iter().enumerate() {
             if let Step::Format(format) = step {
                 if *format != Format::Raw {
                     let storage: Arc<dyn Storage> =
                         if n == 0 { Arc::clone(&backing) as _ } else { Arc::new(Fixed::new(device)) };
-                    let container = probe(&storage).context(what)?;
-                    let opened = open_image(spec, storage, *format, &backing).context(what)?;
+                    let mut container = probe(&storage).context(what)?;
+                    let below = spec.steps.get(..n).unwrap_or_default();
+                    let opened = open_image(spec, storage, *format, &backing, below).context(what)?;
+                    container.virtual_bytes.get_or_insert(opened.device.size());
                     image = Some((container, opened.details));
                     (device, start_byte) = (opened.device, None);
                 }
@@ -97,7 +99,29 @@ fn format_found(spec: &Spec, backing: &FileBacking) -> Result<Option<Format>> {
         return Ok(None);
     }
     let found = probe(backing).context(|| spec.to_string())?;
-    Ok(Some(found.format).filter(|format| image::is_read(*format)))
+    Ok(Some(found.format).filter(|format| image::is_read(*format) || compressed::is_read(*format)))
+}
+
+/// What a file was found to be; what is compressed may be an image itself.
+fn open_found(
+    spec: &Spec,
+    backing: &Arc<FileBacking>,
+    format: Format,
+) -> Result<(Arc<dyn BlockDevice>, (Container, Details))> {
+    let opened = open_image(spec, Arc::clone(backing) as _, format, backing, &[])?;
+    let mut container = probe(&**backing)?;
+    container.virtual_bytes.get_or_insert(opened.device.size());
+    if !format.is_compressed() {
+        return Ok((opened.device, (container, opened.details)));
+    }
+    let inner = probe(&opened.device)?;
+    if !image::is_read(inner.format) {
+        return Ok((opened.device, (container, opened.details)));
+    }
+    let mut image = open_image(spec, Arc::new(Fixed::new(opened.device)), inner.format, backing, &[])?;
+    image.details.features.push(format!("compressed as a whole by {}", format.name()));
+    image.details.features.extend(opened.details.features);
+    Ok((image.device, (inner, image.details)))
 }
 
 /// Whether the spec's file is a disk byte by byte: what the kernel's loop driver can serve.
@@ -148,7 +172,20 @@ fn identity(backing: &FileBacking) -> Result<gate::Identity> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-fn open_image(spec: &Spec, storage: Arc<dyn Storage>, format: Format, file: &FileBacking) -> Result<image::Image> {
+/// What `storage` holds; `below` are the steps between it and the file.
+fn open_image(
+    spec: &Spec,
+    storage: Arc<dyn Storage>,
+    format: Format,
+    file: &FileBacking,
+    below: &[Step],
+) -> Result<image::Image> {
+    if compressed::is_read(format) {
+        index_cache::refuse_writes(&spec.steps, format)?;
+        let device = index_cache::open(storage, format, file, below)?;
+        let details = Details { features: device.features(), ..Details::default() };
+        return Ok(image::Image { device: Arc::new(ReadOnly::new(device)), details });
+    }
     let files = Files::of(spec);
     let gate = Gate::new(&files, file.path(), identity(file)?);
     let snapshot = spec.steps.iter().rev().find_map(|step| match step {

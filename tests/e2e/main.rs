@@ -7,6 +7,7 @@ mod session;
 mod attach;
 mod broken;
 mod command_line;
+mod compressed;
 mod demo;
 mod doctor;
 mod ext4_files;

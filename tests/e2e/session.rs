@@ -56,7 +56,7 @@ impl Session {
     /// A peer, run by the session's user.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.user.command(program);
-        command.env("XDG_RUNTIME_DIR", self.runtime());
+        command.env("XDG_RUNTIME_DIR", self.runtime()).env("XDG_CACHE_HOME", self.scratch.join("cache"));
         command
     }
 

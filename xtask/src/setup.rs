@@ -54,6 +54,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "ssh"),
     ("openssh-server", "a real server"),
     ("parted", "partition tables"),
+    ("pigz", "gzip by several threads"),
+    ("pixz", "xz files of many blocks"),
     ("postgresql-15", "a real server, and pgbench"),
     ("pulseaudio", "another sound server"),
     ("pulseaudio-utils", "pactl, paplay, parec"),
@@ -67,13 +69,15 @@ const PACKAGES: &[(&str, &str)] = &[
     ("squashfs-tools", "mksquashfs"),
     ("squashfuse", "squashfs images as others mount them"),
     ("systemd-container", "systemd-nspawn"),
+    ("tabix", "bgzip: gzip files of many members"),
     ("tshark", "captures as others read them"),
     ("udftools", "mkudffs"),
     ("uidmap", "newuidmap: several users in a namespace of an ordinary one"),
     ("util-linux", "losetup, setpriv, unshare, blkid"),
     ("xfsprogs", "mkfs.xfs"),
     ("xorriso", "ISO images"),
-    ("xz-utils", "modules of a guest"),
+    ("xz-utils", "xz: compressed images, modules of a guest"),
+    ("zstd", "compressed images"),
 ];
 
 /// The ordinary user of the tests; the rig has the same name.

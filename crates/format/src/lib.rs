@@ -4,6 +4,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod blocks;
+pub mod compressed;
 pub mod gate;
 pub mod image;
 pub mod luks;
