@@ -35,6 +35,7 @@ mod run_written;
 mod serve;
 mod sound;
 mod sound_browsers;
+mod sound_players;
 mod squashfs;
 mod top;
 mod web;

@@ -8,13 +8,14 @@ use rig::User;
 use crate::session::Session;
 
 /// A card in a process of its own.
-struct Card {
+pub struct Card {
     child: Child,
     environment: Vec<(String, String)>,
 }
 
 impl Card {
-    fn start(session: &Session, wav: &str) -> Self {
+    /// Starts it; `wav` are the options behind the name of its file.
+    pub fn start(session: &Session, wav: &str) -> Self {
         let mut command = session.loopbox();
         command.args(["sound", "card", "--listen"]).arg(session.join("socket"));
         command.arg("--wav").arg(format!("{}{wav}", session.join("out.wav").display()));
@@ -29,11 +30,13 @@ impl Card {
         Self { child, environment }
     }
 
-    fn run(&self, session: &Session, program: &str, words: &[&str]) -> String {
+    /// Runs a program at it.
+    pub fn run(&self, session: &Session, program: &str, words: &[&str]) -> String {
         rig::run_command(session.command(program).args(words).envs(self.environment.iter().map(|(n, v)| (n, v))))
     }
 
-    fn signal(&mut self, signal: rustix::process::Signal) {
+    /// Ends it by a signal.
+    pub fn signal(&mut self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, signal).unwrap();
         self.child.wait().unwrap();
@@ -44,12 +47,12 @@ fn noise() -> Vec<u8> {
     rig::noise(400_000)
 }
 
-/// The samples of a file whose header must be right.
 fn samples(session: &Session) -> Vec<u8> {
     samples_of(session, "out.wav")
 }
 
-fn samples_of(session: &Session, name: &str) -> Vec<u8> {
+/// The samples of a file whose header must be right.
+pub fn samples_of(session: &Session, name: &str) -> Vec<u8> {
     let file = std::fs::read(session.join(name)).unwrap();
     let word = |at: usize| u32::from_le_bytes([file[at], file[at + 1], file[at + 2], file[at + 3]]) as usize;
     assert_eq!((&file[..4], &file[96..100]), (&b"RIFF"[..], &b"data"[..]));

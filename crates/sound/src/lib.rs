@@ -28,3 +28,17 @@ pub mod resample;
 pub mod wav;
 
 pub use error::{Error, Kind, Result};
+
+/// The priority that PulseAudio and PipeWire's clients have as well, above which are the kernel's own threads.
+const PRIORITY: u32 = 5;
+/// Nanoseconds that an ordinary thread gets at a time when it has to be on time.
+const SLICE_NANOS: u64 = 500_000;
+
+/// The calling thread has to be on time: it goes before others where this user may ask for that, and otherwise its turn
+/// comes sooner. On a busy machine a turn is otherwise up to 30 ms late, which is more than a short buffer lasts.
+fn be_on_time() {
+    if sys::scheduler::set_round_robin(PRIORITY).is_err() {
+        // An old kernel, or a filter of system calls: it runs as all do.
+        let _ = sys::scheduler::set_slice(SLICE_NANOS);
+    }
+}

@@ -5,9 +5,10 @@
 mod bench;
 
 use bench::protocol::{auth, packet, playback, record, samples};
-use loopbox_sound::card::{Engine, Heard, Now, Options};
+use loopbox_sound::card::{Clock, Engine, Heard, Now, Options};
 use loopbox_sound::pulse::command::op;
 use loopbox_sound::pulse::frame::{self, Frame};
+use loopbox_sound::pulse::tag::Reader;
 
 /// Takes the samples that wait for a client.
 fn take_samples(engine: &mut Engine, client: u32, heard: &mut Vec<u8>) {
@@ -84,5 +85,48 @@ fn a_recorder_that_comes_while_playing_begins_loses_nothing() {
                 assert!(heard[first..first + length] == rest[..length], "{what}: a hole");
             }
         }
+    }
+}
+
+/// What a client of a stream is told of its read index, in bytes.
+fn told(engine: &mut Engine, client: u32, at: Now, tag: u32) -> i64 {
+    let ask = packet(op::GET_PLAYBACK_LATENCY, tag, |p| {
+        p.u32(0).time((0, 0));
+    });
+    engine.receive(at, client, &ask);
+    let answers = bench::protocol::answers(engine, client);
+    let (.., rest) = answers.into_iter().find(|(_, answered, _)| *answered == tag).unwrap();
+    let mut reader = Reader::new(&rest);
+    reader.micros().unwrap();
+    reader.micros().unwrap();
+    reader.bool().unwrap();
+    reader.time().unwrap();
+    reader.time().unwrap();
+    reader.i64().unwrap();
+    reader.i64().unwrap()
+}
+
+#[test]
+fn whoever_takes_its_time_from_a_free_card_is_told_no_more_than_has_passed() {
+    let second = 48_000 * 4;
+    for (prebuf, paced) in [(0, true), (4000, false)] {
+        let mut engine = Engine::new(Options { clock: Clock::Free, ..Options::default() });
+        let client = engine.connect().unwrap();
+        let now = |millis: u64| Now { nanos: millis * 1_000_000, wall_micros: millis * 1000 };
+        engine.receive(now(1000), client, &[auth(), playback(1, prebuf)].concat());
+        assert_eq!(told(&mut engine, client, now(1000), 2), 0);
+        engine.receive(now(1000), client, &samples(0, &rig::noise(second)));
+        for _ in 0..100 {
+            engine.advance(now(1001));
+        }
+        // It has played all of it.
+        let frames = |heard: &Heard| if let Heard::Samples(samples) = heard { samples.len() / 2 } else { 0 };
+        assert_eq!(engine.heard().iter().map(frames).sum::<usize>(), 48_000);
+        for (tag, millis) in [(3, 1002), (4, 1100), (5, 1500), (6, 1990)] {
+            let passed = (millis - 1000) as i64 * 48 * 4;
+            let expected = if paced { passed } else { second as i64 };
+            assert_eq!(told(&mut engine, client, now(millis), tag), expected, "prebuf {prebuf}, {millis} ms");
+        }
+        assert_eq!(told(&mut engine, client, now(2100), 7), second as i64);
     }
 }

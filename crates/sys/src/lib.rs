@@ -14,6 +14,7 @@ pub mod mount;
 pub mod namespace;
 pub mod partition;
 pub mod process;
+pub mod scheduler;
 pub mod signal;
 pub mod signalfd;
 pub mod socket;

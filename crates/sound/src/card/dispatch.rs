@@ -1,8 +1,8 @@
 //! Commands of clients.
 
-use super::Now;
 use super::engine::{BUFFERED_MAX, Client, Engine, Sample};
 use super::stream::{Owner, Record, Volume};
+use super::{Clock, Now};
 use crate::pulse::buffer::Attributes;
 use crate::pulse::command::{VOLUME_MAX, code, event, facility, op};
 use crate::pulse::frame::{Frame, Seek};
@@ -405,12 +405,14 @@ impl Engine {
         let index = self.playback_of(asker, r)?;
         let time = r.time()?;
         let now = self.wall();
-        let stream = self.playbacks.get(&index).ok_or(Fault::Code(code::NOENTITY))?;
+        let (nanos, free) = (self.now.nanos, self.options.clock == Clock::Free);
+        let stream = self.playbacks.get_mut(&index).ok_or(Fault::Code(code::NOENTITY))?;
         // A stream that plays silence for want of data still plays: its read index goes on.
         let playing = stream.playing || stream.is_running();
+        let read = stream.told_index(nanos, free);
         reply(|packet| {
             packet.micros(0).micros(0).bool(playing).time(time).time(now);
-            packet.i64(stream.buffer.write_index()).i64(stream.buffer.read_index());
+            packet.i64(stream.buffer.write_index()).i64(read);
             packet.u64(stream.underrun_for).u64(stream.playing_for);
         })
     }

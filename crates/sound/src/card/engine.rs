@@ -362,6 +362,11 @@ impl Engine {
         self.happened.push(Happened::Event { frame, event, stream, application });
     }
 
+    /// Whether it counts by time, or by little more.
+    pub(super) fn keeps_time(&self) -> bool {
+        matches!(self.options.clock, Clock::Real { speed_ppm: 0..=2_000_000 })
+    }
+
     /// Frames of the card's clock so far.
     pub fn position(&self) -> u64 {
         self.position

@@ -80,6 +80,8 @@ pub(super) struct Playback {
     pub underrun_for: u64,
     /// Whether a free clock has given up waiting for it.
     pub released: bool,
+    /// Where it was said to be, in bytes, and when.
+    told: (i64, u64),
     matrix: Matrix,
     resampler: Option<Resampler>,
     /// Frames of silence in the resampler behind the last frame.
@@ -106,6 +108,7 @@ impl Playback {
             playing_for: 0,
             underrun_for: u64::MAX,
             released: false,
+            told: (0, 0),
             matrix: Matrix::new(&map, &map, rules),
             map,
             resampler: None,
@@ -245,6 +248,22 @@ impl Playback {
             self.underrun_said = true;
             self.buffer.prebuffer();
         }
+    }
+
+    /// The read index that its client is told at `nanos`.
+    ///
+    /// While a free clock counts, a stream that plays on without data (`prebuf` 0: its client takes the time from it) is
+    /// said to go no faster than time: libpulse draws a curve through what it is told, and one that jumps by a second
+    /// within a millisecond and then stands still leads it below 0, where GStreamer waits for the end of time.
+    pub fn told_index(&mut self, nanos: u64, free: bool) -> i64 {
+        let index = self.buffer.read_index();
+        if !free || self.buffer.attributes().prebuf > 0 {
+            return index;
+        }
+        let (before, when) = self.told;
+        let passed = self.spec.bytes_of((nanos.saturating_sub(when) / 1000).min(60_000_000));
+        self.told = (index.min(before.saturating_add(i64::from(passed))), nanos);
+        self.told.0
     }
 
     /// Says that it has run dry, when it has: a real clock at once, a free clock when it has waited in vain.

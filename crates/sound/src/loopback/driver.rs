@@ -75,7 +75,8 @@ impl Loop {
         &self.session
     }
 
-    /// Runs until `stop` can be read; ten times a second it says how it does.
+    /// Runs until `stop` can be read; ten times a second it says how it does. The calling thread goes before others
+    /// from then on, where this user may ask for that.
     ///
     /// # Errors
     /// A server that is gone; a WAV file that cannot be written.
@@ -85,6 +86,7 @@ impl Loop {
             let spec = crate::pcm::Spec { format: crate::pcm::Format::F32le, ..spec };
             self.writer = Some(Writer::create(path, spec, &map)?);
         }
+        crate::be_on_time();
         let mut last = Instant::now();
         loop {
             let due = self
