@@ -1,7 +1,8 @@
 //! Rows of contenders that take turns, and the table that they end up in.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// What a round measures.
@@ -15,8 +16,24 @@ pub enum Unit {
     BitsPerSecond,
 }
 
+/// Where rows go as soon as they are measured: report, group, and its rows so far.
+static REPORT: Mutex<Option<(PathBuf, &'static str, Vec<Row>)>> = Mutex::new(None);
+
+/// Rows from now on belong to a group, and are written to the report one by one: what was measured before a run is cut
+/// short is there.
+pub fn begin(report: &Path, group: &'static str) {
+    *REPORT.lock().unwrap() = Some((report.to_path_buf(), group, Vec::new()));
+}
+
+fn record(row: &Row) {
+    if let Some((report, group, rows)) = REPORT.lock().unwrap().as_mut() {
+        rows.push(row.clone());
+        write_section(report, group, rows);
+    }
+}
+
 /// One contender of a row and what it measured, a value a round, in seconds or per second.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Score {
     /// Its name and version.
     pub name: String,
@@ -45,7 +62,7 @@ impl Score {
 }
 
 /// A row: one task, done by loopbox and by its peers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Row {
     /// The task.
     pub name: String,
@@ -118,7 +135,9 @@ impl<'a> Contest<'a> {
         for score in &scores {
             eprintln!("    {:24} {}", score.name, shown(self.unit, score.median()));
         }
-        Row { name: self.name, unit: self.unit, scores, goal: self.goal }
+        let row = Row { name: self.name, unit: self.unit, scores, goal: self.goal };
+        record(&row);
+        row
     }
 }
 
@@ -165,7 +184,7 @@ fn table(rows: &[Row]) -> String {
 }
 
 /// Puts the rows of a group into the report, between its markers, and leaves all else of it as it is.
-pub fn write_section(report: &Path, group: &str, rows: &[Row]) {
+fn write_section(report: &Path, group: &str, rows: &[Row]) {
     let begin = format!("<!-- measured: {group} -->\n");
     let end = "<!-- end -->\n";
     let old = std::fs::read_to_string(report).unwrap_or_default();

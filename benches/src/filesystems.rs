@@ -14,7 +14,7 @@ use crate::disk::{Mounter, find, piped, random_reads, read_all, tar};
 use crate::images::{FILES, evict};
 
 /// Bytes of the big file: text that shrinks to a third.
-const BIG_BYTES: usize = 256 << 20;
+const BIG_BYTES: usize = 128 << 20;
 
 /// A format, the image, who else mounts it, and who else takes it apart.
 struct Format {
@@ -116,7 +116,7 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
             took
         });
     }
-    rows.push(contest.goal(1.0, format.fuse).run(11));
+    rows.push(contest.goal(1.0, format.fuse).run(9));
     // Mounted anew and the image's pages dropped: what each caches above it is gone with the mount.
     let mut cold = |name: &str, task: &dyn Fn(&Path), rounds: usize| {
         let mut contest = Contest::new(format!("{}: {name}, cold", format.name), Unit::Time);
@@ -133,9 +133,9 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
         }
         rows.push(contest.goal(2.0, format.fuse).run(rounds));
     };
-    cold("256 MiB read in order", &|folder| read_all(&folder.join("big")), 3);
+    cold("128 MiB read in order", &|folder| read_all(&folder.join("big")), 3);
     cold(&format!("find over {FILES} files"), &|folder| find(folder), 3);
-    cold(&format!("tar over {FILES} files"), &|folder| tar(folder), 3);
+    cold(&format!("tar over {FILES} files"), &|folder| tar(folder), 2);
     for (mounter, folder) in &all {
         mounter.mount(image, folder);
     }
@@ -143,7 +143,7 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
     for (mounter, folder) in &all {
         contest = contest.value(mounter.name, move || random_reads(folder));
     }
-    rows.push(contest.goal(2.0, format.fuse).run(3));
+    rows.push(contest.goal(2.0, format.fuse).run(2));
     for (mounter, folder) in &all {
         mounter.umount(image, folder);
     }
@@ -163,7 +163,7 @@ fn copied_rows(program: &Path, scratch: &Scratch, tree: &Path, format: &Format) 
     };
     let source = |path: &str| format!("{}:{path}", format.image.display());
     let all = source("/");
-    let name = format!("{}: copy all out ({FILES} files and 256 MiB), warm", format.name);
+    let name = format!("{}: copy all out ({FILES} files and 128 MiB), warm", format.name);
     let mut contest = Contest::new(name, Unit::Time).value("loopbox", || {
         timed(&|| {
             let words: [&OsStr; 3] = ["cp".as_ref(), all.as_ref(), out.join("x").as_os_str().to_owned().leak()];
@@ -192,7 +192,7 @@ fn copied_rows(program: &Path, scratch: &Scratch, tree: &Path, format: &Format) 
     let image = format.image.display().to_string();
     let image = image.as_str();
     let big = source("/big");
-    let mut cat = Contest::new(format!("{}: one file of 256 MiB to a pipe, warm", format.name), Unit::Time)
+    let mut cat = Contest::new(format!("{}: one file of 128 MiB to a pipe, warm", format.name), Unit::Time)
         .timed("loopbox cat", || piped(&format!("'{}' cat '{big}'", program.display())));
     if format.name == "squashfs" {
         cat = cat
@@ -201,5 +201,5 @@ fn copied_rows(program: &Path, scratch: &Scratch, tree: &Path, format: &Format) 
     } else {
         cat = cat.timed("dump.erofs --cat", move || piped(&format!("dump.erofs --cat --path=/big '{image}'")));
     }
-    vec![contest.goal(1.0, "").run(3), cat.goal(1.0, "").run(3)]
+    vec![contest.goal(1.0, "").run(2), cat.goal(1.0, "").run(3)]
 }

@@ -42,14 +42,11 @@ fn main() {
     let program = PathBuf::from(words.next().expect("the program to measure"));
     let report = PathBuf::from(words.next().expect("the report to write"));
     let wanted: Vec<String> = words.collect();
-    let mut sections = Vec::new();
     for (name, rows) in GROUPS {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             eprintln!("{name}");
-            sections.push((*name, rows(&program)));
+            contest::begin(&report, name);
+            rows(&program);
         }
-    }
-    for (name, rows) in &sections {
-        contest::write_section(&report, name, rows);
     }
 }
