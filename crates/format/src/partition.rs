@@ -20,6 +20,7 @@ use serde::{Serialize, Serializer};
 
 use crate::spec::Selector;
 
+pub mod create;
 pub mod gpt;
 pub mod guid;
 pub mod mbr;

@@ -253,3 +253,37 @@ fn twenty_thousand_broken_tables_are_survived() {
         }
     }
 }
+
+#[test]
+fn a_table_that_is_made_is_read_by_all() {
+    use loopbox_format::partition::create::{Create, New};
+    for scheme in [Scheme::Gpt, Scheme::Mbr] {
+        let scratch = rig::Scratch::new("new-table");
+        let disk = scratch.join("disk");
+        std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+        let device = backing::FileBacking::open(&disk, backing::Open::WRITE).unwrap();
+        let new = |start: u64, size: u64, name: &str| New {
+            start_byte: start << 20,
+            size_bytes: size << 20,
+            mbr_type: 0x83,
+            gpt_type: "0fc63daf-8483-4772-8e79-3d69d8477de4",
+            id: 0x1111_2222_3333_4444_8555_6666_7777_0000 + u128::from(start),
+            name: name.into(),
+        };
+        let partitions = vec![new(1, 10, "first ü"), new(20, 43, "")];
+        let create = Create { scheme, id: 0xaabb_ccdd_eeff_4011_8022_3344_1234_abcd, partitions };
+        create.write(&device).unwrap();
+        drop(device);
+        let read = table(&disk);
+        same_as_sfdisk(&read, &disk);
+        assert!(read.problems.is_empty(), "{:?}", read.problems);
+        assert_eq!(read.partitions[1].size_bytes, 43 << 20);
+        assert!(rig::run("sfdisk", ["--verify", disk.to_str().unwrap()]).contains("No errors detected"));
+        // Outside of the disk, or over the table.
+        let device = backing::FileBacking::open(&disk, backing::Open::WRITE).unwrap();
+        for (start, size) in [(0, 1), (20, 60), (20, 0)] {
+            let create = Create { partitions: vec![new(start, size, "")], ..create.clone() };
+            assert_eq!(create.write(&device).unwrap_err().kind(), block::Kind::Invalid, "{scheme:?} {start} {size}");
+        }
+    }
+}

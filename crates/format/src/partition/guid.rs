@@ -13,6 +13,18 @@ pub fn text(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
+/// The 16 bytes that a GUID's text stands for; `None` where it is none.
+pub fn bytes(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|letter| *letter != '-').collect();
+    (digits.len() == 32).then(|| u128::from_str_radix(&digits, 16).ok()).flatten().map(of_number)
+}
+
+/// The 16 bytes of the GUID whose text, without dashes, is this number in hexadecimal digits.
+pub fn of_number(number: u128) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = number.to_be_bytes();
+    [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
+}
+
 /// What a partition type is called (UEFI, the Discoverable Partitions Specification, and what systems use).
 pub fn type_name(guid: &str) -> Option<&'static str> {
     Some(match guid {
