@@ -8,6 +8,7 @@
 //! describe.rs   what is in a device, from all the libraries together
 //! stack.rs      a spec becomes a device
 //! index_cache.rs  indexes of compressed images, kept
+//! part.rs       a file in the making
 //! passphrase.rs  from the terminal, a file, a descriptor
 //! losetup/      what it is when it is called by that name
 //! print.rs      colours, tables, JSON, errors: all that is written for people
@@ -22,6 +23,7 @@ mod index_cache;
 mod inside;
 mod listing;
 mod losetup;
+mod part;
 mod passphrase;
 mod print;
 mod progress;

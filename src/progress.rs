@@ -116,6 +116,40 @@ impl Progress for ShownIn {
     }
 }
 
+/// What is shown while a file system is made of files.
+#[derive(Debug)]
+pub struct ShownMade(Option<ProgressBar>);
+
+impl ShownMade {
+    /// Of so many bytes; `bar`: whether there may be one; it is there only on a terminal.
+    pub fn new(bytes: u64, bar: bool) -> Self {
+        Self(bytes_bar(bytes, !bar))
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for ShownMade {
+    fn copied(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.inc(bytes);
+        }
+    }
+
+    fn failed(&self, path: &[u8], error: &block::Error) {
+        let line = format!("{}: {}", print::escaped(path), print::error_text(error));
+        match &self.0 {
+            Some(bar) => bar.suspend(|| print::warning(&line)),
+            None => print::warning(&line),
+        }
+    }
+}
+
 /// Bytes of all regular files at and below a path of this machine.
 fn bytes_below(path: &std::path::Path) -> u64 {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };

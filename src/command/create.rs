@@ -14,18 +14,26 @@ use super::{Result, Status};
 use crate::stack::{Access, Stack};
 use crate::{passphrase, print};
 
-/// Make a new image, empty and sparse: raw, or qcow2 when its name ends so; with --luks2 an encrypted one.
+mod filled;
+
+/// Make a new image, empty and sparse: raw, or qcow2 when its name ends so; with --luks2 an encrypted one; with --fs one
+/// with a file system, and --from with files in it.
+///
+/// The same files and options give the same image, byte for byte: entries are sorted, what needs a time takes the latest
+/// one of the files, UUIDs are computed. With SOURCE_DATE_EPOCH set, no time is later than that.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples: `loopbox create disk.img --size 10G`, `loopbox create disk.qcow2 --size 1T`,\n\
-                        `loopbox create changes.qcow2 --backing golden.qcow2`.\n\nAn encrypted image is 16 MiB larger than what it holds. It is opened as `IMAGE,luks`, and by \
+                        `loopbox create changes.qcow2 --backing golden.qcow2`,\n\
+                        `loopbox create card.img --fs fat --from photos --partition mbr`.\n\nAn encrypted image is 16 MiB larger than what it holds. It is opened as `IMAGE,luks`, and by \
                         `cryptsetup open IMAGE NAME`.")]
 pub struct Args {
     /// The file, which must not exist yet.
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
 
-    /// What it holds: bytes, or a number with K, M, G, T (1024) or KB, MB, GB, TB (1000); not needed with --backing.
-    #[arg(long, value_name = "SIZE", value_parser = size, required_unless_present = "backing")]
+    /// What it holds: bytes, or a number with K, M, G, T (1024) or KB, MB, GB, TB (1000); not needed with --backing, nor
+    /// with --from: then as much as the files need.
+    #[arg(long, value_name = "SIZE", value_parser = size, required_unless_present_any = ["backing", "from"])]
     size: Option<u64>,
 
     /// The image that it lies on top of, whose content it shows until it is written to (qcow2).
@@ -34,6 +42,13 @@ pub struct Args {
 
     #[command(flatten)]
     like: Like,
+
+    #[command(flatten)]
+    filled: filled::Filled,
+
+    /// A label: of the file system, or of the encrypted volume.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    label: String,
 
     /// Encrypt it with LUKS2; its passphrase is asked for twice, or read from --key-file.
     #[arg(long)]
@@ -131,10 +146,6 @@ pub struct Encryption {
     #[arg(long, value_name = "BYTES", default_value_t = 4096, requires = "luks2")]
     sector_size: u32,
 
-    /// A label.
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, requires = "luks2")]
-    label: String,
-
     #[command(flatten)]
     derivation: Derivation,
 }
@@ -146,6 +157,12 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 /// Makes it; nothing is left of one that cannot be made.
 pub fn run(args: &Args) -> Result {
     let format = args.like.format(&args.image)?;
+    if args.filled.file_system.is_some() {
+        return filled::run(args, format);
+    }
+    if !args.label.is_empty() && !args.luks2 {
+        return Err(Error::new(Kind::Invalid, "--label is for a file system or an encrypted image: say --fs").into());
+    }
     let size = |size: Option<u64>| size.ok_or_else(|| Error::new(Kind::Invalid, "no size"));
     if format == Format::Qcow2 {
         if args.luks2 {
@@ -181,7 +198,7 @@ fn encrypted(args: &Args, size: u64) -> Result {
         key_bytes: encryption.key_size / 8,
         sector_bytes: encryption.sector_size,
         kdf: encryption.derivation.kdf(2, Hash::Sha256),
-        label: encryption.label.clone(),
+        label: args.label.clone(),
         detached: false,
     };
     if args.image.symlink_metadata().is_ok() {

@@ -8,6 +8,7 @@ mod attach;
 mod broken;
 mod command_line;
 mod compressed;
+mod create_fs;
 mod demo;
 mod doctor;
 mod ext4_files;

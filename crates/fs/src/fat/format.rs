@@ -85,6 +85,20 @@ impl Format {
         device.flush()
     }
 
+    /// Of one of so many bytes: bytes of a cluster, and how many clusters are free for files and directories, the root of
+    /// FAT32 and exFAT among them; `None` where there is none of that size.
+    pub fn room(&self, bytes: u64) -> Option<(u64, u64)> {
+        if self.file_system == Type::ExFat {
+            let layout = ExFatLayout::of(bytes, up_case_table().len() as u64)?;
+            // The root directory is one of those that are counted.
+            return Some((1 << layout.cluster_log, layout.clusters.saturating_sub(layout.used()).saturating_add(1)));
+        }
+        let layout = Layout::of(bytes / SECTOR, self.file_system == Type::Fat32)?;
+        // That of FAT12 and FAT16 takes no cluster.
+        let fixed_root = u64::from(layout.bits != 32);
+        Some((layout.cluster_sectors.saturating_mul(SECTOR), layout.clusters.saturating_add(fixed_root)))
+    }
+
     fn fat(&self, device: &dyn BlockDevice, bytes: u64) -> Result<()> {
         let wrong = |why: &str| Error::new(Kind::Invalid, format!("FAT of {bytes} bytes: {why}"));
         let sectors = bytes / SECTOR;
@@ -185,27 +199,13 @@ impl Format {
         if label.len() > 11 {
             return Err(Error::new(Kind::Invalid, format!("{:?} as a label: exFAT has 11 characters", self.label)));
         }
-        let cluster_log: u32 = match bytes {
-            0..0x1000_0001 => 12,
-            0x1000_0001..0x8_0000_0001 => 15,
-            _ => 17,
-        };
-        let cluster = 1_u64 << cluster_log;
-        // A small one does not afford the alignment.
-        let align = if bytes >= EXFAT_ALIGN.saturating_mul(64) { EXFAT_ALIGN } else { 4096 };
-        let table_at = align.max(24 * SECTOR).next_multiple_of(align);
-        let most = bytes.saturating_sub(table_at) >> cluster_log;
-        let table_bytes = most.saturating_add(2).saturating_mul(4).next_multiple_of(SECTOR);
-        let heap_at = table_at.saturating_add(table_bytes).next_multiple_of(align.max(cluster.min(align)));
-        let clusters = bytes.saturating_sub(heap_at) >> cluster_log;
-        let bitmap_bytes = clusters.div_ceil(8);
         let upper = up_case_table();
-        let bitmap_clusters = bitmap_bytes.div_ceil(cluster);
-        let upper_clusters = (upper.len() as u64).div_ceil(cluster);
-        let used = bitmap_clusters.saturating_add(upper_clusters).saturating_add(1);
-        if clusters < used {
-            return Err(Error::new(Kind::Invalid, format!("exFAT of {bytes} bytes: too small")));
-        }
+        let layout = ExFatLayout::of(bytes, upper.len() as u64)
+            .ok_or_else(|| Error::new(Kind::Invalid, format!("exFAT of {bytes} bytes: too small")))?;
+        let ExFatLayout {
+            cluster_log, table_at, table_bytes, heap_at, clusters, bitmap_clusters, upper_clusters, ..
+        } = layout;
+        let (cluster, bitmap_bytes, used) = (1_u64 << cluster_log, clusters.div_ceil(8), layout.used());
         let upper_first = bitmap_clusters.saturating_add(2);
         let root_first = upper_first.saturating_add(upper_clusters);
         let at = |cluster_number: u64| heap_at.saturating_add(cluster_number.saturating_sub(2).saturating_mul(cluster));
@@ -313,6 +313,46 @@ fn up_case_table() -> Vec<u8> {
         units.push(other);
     }
     units.iter().flat_map(|unit| unit.to_le_bytes()).collect()
+}
+
+/// Where everything goes on exFAT, in bytes.
+struct ExFatLayout {
+    cluster_log: u32,
+    table_at: u64,
+    table_bytes: u64,
+    heap_at: u64,
+    clusters: u64,
+    bitmap_clusters: u64,
+    upper_clusters: u64,
+}
+
+impl ExFatLayout {
+    /// Of a size, and the size of the up-case table; `None` where it is too small.
+    fn of(bytes: u64, upper_bytes: u64) -> Option<Self> {
+        let cluster_log: u32 = match bytes {
+            0..EXFAT_BYTES_MIN => return None,
+            EXFAT_BYTES_MIN..0x1000_0001 => 12,
+            0x1000_0001..0x8_0000_0001 => 15,
+            _ => 17,
+        };
+        let cluster = 1_u64 << cluster_log;
+        // A small one does not afford the alignment.
+        let align = if bytes >= EXFAT_ALIGN.saturating_mul(64) { EXFAT_ALIGN } else { 4096 };
+        let table_at = align.max(24 * SECTOR).next_multiple_of(align);
+        let most = bytes.saturating_sub(table_at) >> cluster_log;
+        let table_bytes = most.saturating_add(2).saturating_mul(4).next_multiple_of(SECTOR);
+        let heap_at = table_at.saturating_add(table_bytes).next_multiple_of(align.max(cluster.min(align)));
+        let clusters = bytes.saturating_sub(heap_at) >> cluster_log;
+        let bitmap_clusters = clusters.div_ceil(8).div_ceil(cluster);
+        let upper_clusters = upper_bytes.div_ceil(cluster);
+        let layout = Self { cluster_log, table_at, table_bytes, heap_at, clusters, bitmap_clusters, upper_clusters };
+        (layout.clusters >= layout.used()).then_some(layout)
+    }
+
+    /// Clusters of the bitmap, the up-case table and the root directory.
+    fn used(&self) -> u64 {
+        self.bitmap_clusters.saturating_add(self.upper_clusters).saturating_add(1)
+    }
 }
 
 /// Where everything goes, in sectors.
