@@ -39,8 +39,9 @@ pub struct Args {
     directory: PathBuf,
 
     /// Options as for mount(8), separated by commas: ro, uid=, gid=, umask=, fmask=, dmask=, allow_other,
-    /// default_permissions, noexec, nosuid, nodev, noatime; and those of an image: offset=, sizelimit=, partition=.
-    #[arg(short, long = "options", value_name = "OPTIONS", value_delimiter = ',')]
+    /// default_permissions, noexec, nosuid, nodev, noatime; and those of an image: offset=, sizelimit=,
+    /// partition=, luks, key-file= and the rest, which are stacked on it in their order.
+    #[arg(short, long = "options", value_name = "OPTIONS")]
     options: Vec<OsString>,
 
     /// Mount read-only.
@@ -71,6 +72,11 @@ impl Args {
             foreground: false,
             key: Default::default(),
         }
+    }
+
+    /// The words of all `-o`.
+    fn words(&self) -> impl Iterator<Item = &OsStr> {
+        self.options.iter().flat_map(|options| spec::words(options)).filter(|word| !word.is_empty())
     }
 }
 
@@ -136,7 +142,10 @@ pub fn for_kernel(stack: &Stack, typed: &OsStr) -> block::Result<Option<(Stack, 
 fn asked(args: &Args, spec: &mut Spec) -> block::Result<Asked> {
     let mut options = Options::of_user(export::user::is_root());
     let (mut write, mut read_only, mut others) = (false, args.read_only, Vec::new());
-    for word in args.options.iter().filter(|word| !word.is_empty()) {
+    // One behind the other, as in a spec: `luks,key-file=…` is one step of two words.
+    let mut stacked = spec.to_os_string();
+    let mut more = false;
+    for word in args.words() {
         let Some(text) = word.to_str() else {
             return Err(Error::new(Kind::Invalid, format!("option {} of a mount", word.display())));
         };
@@ -169,7 +178,9 @@ fn asked(args: &Args, spec: &mut Spec) -> block::Result<Asked> {
                 continue;
             }
             _ if spec::WORDS.iter().any(|known| known.name == name) => {
-                spec.steps.extend(Spec::parse(format!("image,{text}"))?.steps);
+                stacked.push(",");
+                stacked.push(text);
+                more = true;
                 continue;
             }
             _ => {}
@@ -178,6 +189,9 @@ fn asked(args: &Args, spec: &mut Spec) -> block::Result<Asked> {
         {
             others.push(text.to_owned());
         }
+    }
+    if more {
+        *spec = Spec::parse(stacked)?;
     }
     Ok(Asked { options, write, read_only, others })
 }
@@ -272,7 +286,7 @@ fn mount_by_kernel(args: &Args, asked: &Asked, stack: &Stack, kind: &str) -> blo
     let data: Vec<&str> = asked.others.iter().map(String::as_str).collect();
     let data = std::ffi::CString::new(data.join(",")).map_err(|_| Error::new(Kind::Invalid, "options with a NUL"))?;
     let mut flags = MountFlags::empty();
-    let words = |word: &str| args.options.iter().any(|option| option.as_bytes() == word.as_bytes());
+    let words = |word: &str| args.words().any(|option| option.as_bytes() == word.as_bytes());
     for (word, flag) in [
         ("nosuid", MountFlags::NOSUID),
         ("nodev", MountFlags::NODEV),

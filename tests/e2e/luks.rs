@@ -70,6 +70,23 @@ fn an_encrypted_partition_is_looked_into_mounted_attached_and_served() {
     assert_eq!(run_command(session.command("cat").arg(session.join("mnt/numbers"))), numbers);
     session.done(["umount", &point]);
 
+    // Behind -o the same words mean the same stack, also on top of what the spec says.
+    let comma = session.join("a,key").display().to_string();
+    std::fs::copy(&key, &comma).unwrap();
+    std::os::unix::fs::chown(&comma, Some(User::Ordinary.ids().0), None).unwrap();
+    for (image, options) in [
+        (disk.clone(), vec![format!("ro,partition=2,luks,key-file={key}")]),
+        (format!("{disk},partition=2"), vec!["luks".to_owned(), format!("key-file={}", comma.replace(',', "\\,"))]),
+        (format!("{disk},partition=2,luks"), vec![format!("key-file={key},noexec")]),
+    ] {
+        let options = options.iter().flat_map(|options| ["-o", options]);
+        session.done(["mount", "--user"].into_iter().chain(options).chain([&*image, &*point]));
+        assert_eq!(run_command(session.command("cat").arg(session.join("mnt/numbers"))), numbers);
+        session.done(["umount", &point]);
+    }
+    let said = session.fails(["mount", "--user", "-o", &format!("partition=2,key-file={key}"), &disk, &point]);
+    assert!(said.contains("luks"), "{said}");
+
     let node = session.done(["attach", "--user", &image]);
     let node = node.trim_end();
     let label = format!("e2label {node} secret && e2fsck -fn {node}");

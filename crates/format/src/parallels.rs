@@ -10,10 +10,10 @@
 
 use std::sync::Arc;
 
-use block::bytes::{has, le_u32, le_u64, read_up_to, read_vec};
+use block::bytes::{has, le_u32, le_u64, read_up_to};
 use block::{Error, Kind, ReadAt, Result, Storage};
 
-use crate::blocks::{BLOCKS_MAX, Blocks, Place};
+use crate::blocks::{BLOCKS_MAX, Blocks, Place, Table};
 
 /// Opens an image.
 ///
@@ -35,13 +35,11 @@ pub fn open(storage: Arc<dyn Storage>) -> Result<Arc<dyn ReadAt>> {
     if entries > BLOCKS_MAX {
         return Err(Error::new(Kind::Limit, format!("a Parallels table of {entries} blocks")));
     }
-    let bytes = read_vec(&storage, 64, usize::try_from(entries.saturating_mul(4)).unwrap_or_default())
-        .map_err(|error| Error::new(Kind::Corrupt, "a Parallels table that is cut short").with_source(error))?;
     let unit = if extended { block } else { 512 };
-    let place = |number: &[u8; 4]| match u32::from_le_bytes(*number) {
+    let place = move |number| match u32::from_le_bytes(number) {
         0 => Place::Below,
         number => Place::At(u64::from(number).saturating_mul(unit)),
     };
-    let places = bytes.as_chunks().0.iter().map(place).collect();
+    let places = Table::new(&storage, 64, entries, 0, place)?;
     Ok(Arc::new(Blocks::new(storage, size, block, places)?))
 }

@@ -445,6 +445,11 @@ pub fn split_path(text: &OsStr, mut exists: impl FnMut(&Path) -> bool) -> (&OsSt
     }
 }
 
+/// The words of options as they are typed behind a spec, or behind `-o`: what stands between commas without a backslash.
+pub fn words(text: &OsStr) -> impl Iterator<Item = &OsStr> {
+    split(text.as_bytes(), b',').map(OsStr::from_bytes)
+}
+
 /// For fuzzing: reads `data` in both ways; what is a spec must print as one that reads the same.
 ///
 /// # Panics

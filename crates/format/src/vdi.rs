@@ -10,10 +10,10 @@
 
 use std::sync::Arc;
 
-use block::bytes::{le_u32, le_u64, read_up_to, read_vec};
+use block::bytes::{le_u32, le_u64, read_up_to};
 use block::{Error, Kind, ReadAt, Result, Storage};
 
-use crate::blocks::{BLOCKS_MAX, Blocks, Place};
+use crate::blocks::{BLOCKS_MAX, Blocks, Place, Table};
 
 /// Opens an image.
 ///
@@ -36,9 +36,7 @@ pub fn open(storage: Arc<dyn Storage>) -> Result<Arc<dyn ReadAt>> {
     if blocks > BLOCKS_MAX {
         return Err(Error::new(Kind::Limit, format!("a VDI that claims a disk of {size} bytes")));
     }
-    let bytes = read_vec(&storage, table, usize::try_from(blocks.saturating_mul(4)).unwrap_or_default())
-        .map_err(|error| Error::new(Kind::Corrupt, "a VDI whose table is cut short").with_source(error))?;
-    let place = |number: &[u8; 4]| match u32::from_le_bytes(*number) {
+    let place = move |number| match u32::from_le_bytes(number) {
         u32::MAX => Place::Below,
         0xffff_fffe => Place::Zero,
         number => {
@@ -46,6 +44,6 @@ pub fn open(storage: Arc<dyn Storage>) -> Result<Arc<dyn ReadAt>> {
             Place::At(data.saturating_add(start).saturating_add(extra))
         }
     };
-    let places = bytes.as_chunks().0.iter().map(place).collect();
+    let places = Table::new(&storage, table, blocks, 0, place)?;
     Ok(Arc::new(Blocks::new(storage, size, block, places)?))
 }

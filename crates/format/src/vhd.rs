@@ -13,7 +13,7 @@ use block::bytes::{be_u32, be_u64, has, read_up_to, read_vec};
 use block::layer::Window;
 use block::{Error, Kind, ReadAt, Result, Storage};
 
-use crate::blocks::{BLOCKS_MAX, Blocks, Place};
+use crate::blocks::{BLOCKS_MAX, Blocks, Place, Table};
 use crate::gate::Gate;
 use crate::probe;
 
@@ -53,14 +53,12 @@ pub fn open(storage: Arc<dyn Storage>, gate: &Gate<'_>) -> Result<Arc<dyn ReadAt
         return Err(Error::new(Kind::Limit, format!("a VHD of {size} bytes with a table of {entries} blocks")));
     }
     let table = be_u64(&header, 16).unwrap_or_default();
-    let bytes = read_vec(&storage, table, usize::try_from(entries.saturating_mul(4)).unwrap_or_default())
-        .map_err(|error| corrupt("a VHD whose table is cut short").with_source(error))?;
     let bitmap = (block / 512).div_ceil(8).next_multiple_of(512);
-    let place = |sector: &[u8; 4]| match u32::from_be_bytes(*sector) {
+    let place = move |sector| match u32::from_be_bytes(sector) {
         u32::MAX => Place::Below,
         sector => Place::At(u64::from(sector).saturating_mul(512).saturating_add(bitmap)),
     };
-    let places = bytes.as_chunks().0.iter().map(place).collect();
+    let places = Table::new(&storage, table, entries, 0, place)?;
     let blocks = Blocks::new(Arc::clone(&storage), size, block, places)?;
     if kind == 3 {
         return Ok(Arc::new(blocks));

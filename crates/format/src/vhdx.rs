@@ -1,4 +1,5 @@
-//! VHDX (MS-VHDX), read: fixed and dynamic, closed properly; little-endian.
+//! VHDX (MS-VHDX), read: fixed and dynamic; the log of one that was not closed is replayed in memory.
+//! Little-endian.
 //!
 //! ```text
 //! 0         64 KiB   128 KiB  192 KiB         256 KiB         1 MiB
@@ -8,13 +9,17 @@
 //! BAT entry: bits 0 to 2 the state, 20 to 63 the offset in MiB; after each `chunk ratio` of blocks one of a bitmap
 //! ```
 
+mod log;
+
 use std::sync::Arc;
 
-use block::bytes::{has, le_u16, le_u32, le_u64, read_up_to, read_vec};
+use block::bytes::{has, le_u16, le_u32, le_u64, read_up_to};
 use block::{Error, Kind, ReadAt, Result, Storage};
 
-use crate::blocks::{BLOCKS_MAX, Blocks, Place};
+use crate::blocks::{BLOCKS_MAX, Blocks, Place, Table};
 use crate::partition::guid;
+
+use log::Log;
 
 const BAT: &str = "2dc27766-f623-4200-9d64-115e9bfd4a08";
 const METADATA: &str = "8b7ca206-4790-4b9a-b8fe-575f050f886e";
@@ -29,10 +34,10 @@ fn corrupt(what: &'static str) -> Error {
 /// Opens an image.
 ///
 /// # Errors
-/// [`Kind::Corrupt`]; [`Kind::Unsupported`] of a differencing one, and of one whose log has not been written back;
-/// [`Kind::Limit`].
+/// [`Kind::Corrupt`]; [`Kind::Unsupported`] of a differencing one; [`Kind::Limit`].
 pub fn open(storage: Arc<dyn Storage>) -> Result<Arc<dyn ReadAt>> {
-    check_log(&storage)?;
+    let log = log(&storage)?;
+    let storage = log::replayed(storage, &log)?;
     let regions = entries(&storage, 192 << 10, b"regi", 8)
         .or_else(|_| entries(&storage, 256 << 10, b"regi", 8))
         .map_err(|_| corrupt("a VHDX without a region table"))?;
@@ -67,19 +72,15 @@ pub fn open(storage: Arc<dyn Storage>) -> Result<Arc<dyn ReadAt>> {
     if wanted > BLOCKS_MAX || wanted.saturating_mul(8) > u64::from(len) {
         return Err(Error::new(Kind::Limit, format!("a VHDX of {size} bytes with a table of {len} bytes")));
     }
-    let bytes = read_vec(&storage, bat, usize::try_from(wanted.saturating_mul(8)).unwrap_or_default())
-        .map_err(|error| corrupt("a VHDX whose table is cut short").with_source(error))?;
-    let place = |entry: &[u8; 8]| {
-        let entry = u64::from_le_bytes(*entry);
+    let place = |entry| {
+        let entry = u64::from_le_bytes(entry);
         match entry & 7 {
             0 | 1 => Place::Below,
             6 | 7 => Place::At(entry & !0xf_ffff),
             _ => Place::Zero,
         }
     };
-    let is_payload = |n: &u64| n.saturating_add(1).checked_rem(ratio.saturating_add(1)) != Some(0);
-    let words = (0_u64..).zip(bytes.as_chunks().0).filter(|(n, _)| is_payload(n));
-    let places = words.map(|(_, entry)| place(entry)).collect();
+    let places = Table::new(&storage, bat, blocks, ratio, place)?;
     Ok(Arc::new(Blocks::new(storage, size, block, places)?))
 }
 
@@ -95,9 +96,9 @@ fn entries(storage: &dyn ReadAt, at: u64, magic: &[u8], count_at: usize) -> Resu
     Ok(rest.as_chunks().0.iter().take(count.into()).copied().collect())
 }
 
-/// That there is nothing in the log: the header that counts is the one with the higher number.
-fn check_log(storage: &dyn ReadAt) -> Result<()> {
-    let mut newest: Option<(u64, [u8; 16])> = None;
+/// What the header that counts, the one with the higher number, says of the log.
+fn log(storage: &dyn ReadAt) -> Result<Log> {
+    let mut newest: Option<(u64, Log)> = None;
     for at in [64_u64 << 10, 128 << 10] {
         let mut header = read_up_to(storage, at, 4096)?;
         let stored = le_u32(&header, 4);
@@ -105,19 +106,15 @@ fn check_log(storage: &dyn ReadAt) -> Result<()> {
             field.fill(0);
         }
         let number = le_u64(&header, 8).unwrap_or_default();
-        let log = block::bytes::array(&header, 48);
-        if let (true, true, Some(log)) = (has(&header, 0, b"head"), stored == Some(crc32c::crc32c(&header)), log)
-            && newest.is_none_or(|(newest, _)| number > newest)
-        {
-            newest = Some((number, log));
+        let (Some(guid), Some(len), Some(at)) =
+            (block::bytes::array(&header, 48), le_u32(&header, 68), le_u64(&header, 72))
+        else {
+            continue;
+        };
+        let sound = has(&header, 0, b"head") && stored == Some(crc32c::crc32c(&header));
+        if sound && newest.is_none_or(|(newest, _)| number > newest) {
+            newest = Some((number, Log { guid, len: len.into(), at }));
         }
     }
-    match newest {
-        None => Err(corrupt("a VHDX without a header")),
-        Some((_, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])) => Ok(()),
-        Some(_) => {
-            let context = "a VHDX that was not closed, whose log is not replayed yet: `qemu-img check -r all` does it";
-            Err(Error::new(Kind::Unsupported, context))
-        }
-    }
+    newest.map(|(_, log)| log).ok_or_else(|| corrupt("a VHDX without a header"))
 }

@@ -18,7 +18,7 @@ use block::layer::Window;
 use block::{Error, Extent, Kind, Limits, ReadAt, Result, Source, Storage, check_range};
 use flate2::{Decompress, FlushDecompress};
 
-use crate::blocks::{BLOCKS_MAX, Blocks, Place};
+use crate::blocks::{BLOCKS_MAX, Blocks, Entries, Place, Places};
 use crate::gate::Gate;
 
 const SECTOR: u64 = 512;
@@ -142,7 +142,7 @@ fn sparse(storage: Arc<dyn Storage>, parent: Option<Arc<dyn ReadAt>>) -> Result<
         return Err(Error::new(Kind::Unsupported, "a VMDK that is compressed otherwise than by deflate"));
     }
     let grains = capacity.div_ceil(grain);
-    if grains > BLOCKS_MAX || entries == 0 || entries > 65536 {
+    if grains > BLOCKS_MAX || !(64..=65536).contains(&entries) {
         return Err(Error::new(Kind::Limit, format!("a VMDK that claims a disk of {capacity} sectors")));
     }
     let tables = grains.checked_div(entries).unwrap_or_default().saturating_add(1);
@@ -150,22 +150,14 @@ fn sparse(storage: Arc<dyn Storage>, parent: Option<Arc<dyn ReadAt>>) -> Result<
     let cut = |error| corrupt("a VMDK whose tables are cut short").with_source(error);
     let len = |count: u64| usize::try_from(count.saturating_mul(4)).unwrap_or(usize::MAX);
     let directory = read_vec(&storage, u64_at(56).saturating_mul(SECTOR), len(tables)).map_err(cut)?;
-    let mut places = Vec::new();
-    for table in directory.as_chunks().0 {
-        let left = grains.saturating_sub(places.len() as u64).min(entries);
-        match u32::from_le_bytes(*table) {
-            0 => places.resize(places.len().saturating_add(left as usize), Place::Below),
-            sector => {
-                let at = u64::from(sector).saturating_mul(SECTOR);
-                let words = read_vec(&storage, at, len(left)).map_err(cut)?;
-                places.extend(words.as_chunks().0.iter().map(|word| match u32::from_le_bytes(*word) {
-                    0 => Place::Below,
-                    1 if flags & 4 != 0 => Place::Zero,
-                    sector => Place::At(u64::from(sector).saturating_mul(SECTOR)),
-                }));
-            }
-        }
-    }
+    let directory = directory.as_chunks().0.iter().map(|table| u32::from_le_bytes(*table)).collect();
+    let places = Grains {
+        entries: Entries::new(Arc::clone(&storage)),
+        directory,
+        per_table: entries,
+        grains,
+        zeroes: flags & 4 != 0,
+    };
     let (size, grain) = (capacity.saturating_mul(SECTOR), grain.saturating_mul(SECTOR));
     if packed {
         if parent.is_some() {
@@ -179,6 +171,44 @@ fn sparse(storage: Arc<dyn Storage>, parent: Option<Arc<dyn ReadAt>>) -> Result<
         Some(parent) => Arc::new(blocks.on_top_of(parent, 0)),
         None => Arc::new(blocks),
     })
+}
+
+/// A directory of tables of grains, of which the tables are read when they are needed.
+struct Grains {
+    entries: Entries,
+    /// The sector of each table; 0: none.
+    directory: Vec<u32>,
+    per_table: u64,
+    grains: u64,
+    /// Whether an entry of 1 is one of zeroes.
+    zeroes: bool,
+}
+
+impl std::fmt::Debug for Grains {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grains").field("grains", &self.grains).finish_non_exhaustive()
+    }
+}
+
+impl Places for Grains {
+    fn count(&self) -> u64 {
+        self.grains
+    }
+
+    fn place(&self, grain: u64) -> Result<Place> {
+        let table = grain.checked_div(self.per_table).and_then(|table| usize::try_from(table).ok());
+        let sector = table.and_then(|table| self.directory.get(table)).copied().unwrap_or_default();
+        if sector == 0 || grain >= self.grains {
+            return Ok(Place::Below);
+        }
+        let number = grain.checked_rem(self.per_table).unwrap_or_default();
+        let entry = self.entries.get(u64::from(sector).saturating_mul(SECTOR), number)?;
+        Ok(match u32::from_le_bytes(entry) {
+            0 => Place::Below,
+            1 if self.zeroes => Place::Zero,
+            sector => Place::At(u64::from(sector).saturating_mul(SECTOR)),
+        })
+    }
 }
 
 /// Devices one behind the other; none: zeroes.
@@ -241,18 +271,17 @@ struct Packed {
     storage: Arc<dyn Storage>,
     size: u64,
     grain: u64,
-    places: Vec<Place>,
+    places: Grains,
     unpacked: Mutex<VecDeque<(u64, Arc<[u8]>)>>,
 }
 
 impl Packed {
-    fn place(&self, offset: u64) -> (Place, u64, u64) {
+    fn at(&self, offset: u64) -> Result<(Place, u64, u64)> {
         let grain = self.grain.max(1);
         let within = offset.checked_rem(grain).unwrap_or_default();
         let number = offset.checked_div(grain).unwrap_or_default();
-        let place = usize::try_from(number).ok().and_then(|number| self.places.get(number)).copied();
         let left = grain.saturating_sub(within).min(self.size.saturating_sub(offset));
-        (place.unwrap_or(Place::Below), within, left)
+        Ok((self.places.place(number)?, within, left))
     }
 
     fn unpack(&self, host: u64) -> Result<Arc<[u8]>> {
@@ -298,7 +327,7 @@ impl ReadAt for Packed {
         check_range(self.size, offset, buf.len() as u64)?;
         let (mut at, mut rest) = (offset, buf);
         while !rest.is_empty() {
-            let (place, within, left) = self.place(at);
+            let (place, within, left) = self.at(at)?;
             let (part, more) = rest.split_at_mut(usize::try_from(left).unwrap_or(usize::MAX).min(rest.len()));
             match place {
                 Place::At(host) => {
@@ -316,7 +345,7 @@ impl ReadAt for Packed {
 
     fn extent_at(&self, offset: u64) -> Result<Extent<'_>> {
         check_range(self.size, offset, 1)?;
-        let (place, _, len) = self.place(offset);
+        let (place, _, len) = self.at(offset)?;
         let source = match place {
             Place::At(_) => Source::Data,
             Place::Zero => Source::Zero,

@@ -129,6 +129,34 @@ fn broken_images_are_errors_and_nothing_worse() {
 }
 
 #[test]
+fn large_tables_are_read_where_they_are_needed() {
+    rig::requires!("qemu-img", "qemu-io");
+    let scratch = rig::Scratch::new("images");
+    // Tables of 12, 192 and 160 MiB.
+    for (format, options, size) in
+        [("vpc", "force_size=on", 2_000_u64 << 30), ("vmdk", "", 3 << 40), ("vhdx", "block_size=1M", 20 << 40)]
+    {
+        let o = if options.is_empty() { String::new() } else { format!("-o {options}") };
+        let last = size - 65536;
+        shell(
+            &scratch,
+            &format!(
+                "qemu-img create -q -f {format} {o} image {size}; \
+                 qemu-io -f {format} -c 'write -q -P 7 {last} 64k' -c 'write -q -P 8 1G 64k' image"
+            ),
+        );
+        let device = open(&scratch.join("image"), &Files).unwrap_or_else(|error| panic!("{format}: {error:?}"));
+        assert_eq!(device.size(), size, "{format}");
+        for (at, byte) in [(last, 7), (1 << 30, 8), (size / 2, 0)] {
+            let mut read = [1; 4096];
+            device.read_at(&mut read, at + 512).unwrap();
+            assert_eq!(read, [byte; 4096], "{format} at {at}");
+        }
+        shell(&scratch, "rm image");
+    }
+}
+
+#[test]
 fn a_size_of_an_exbibyte_is_refused_in_words() {
     let memory = |bytes: &[u8]| {
         let memory: Arc<dyn Storage> = Arc::new(Memory::new(1 << 20).unwrap());
