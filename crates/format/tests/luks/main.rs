@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod cryptsetup;
+mod dm_crypt;
 mod hostile;
 mod key_slots;
 mod qemu;
