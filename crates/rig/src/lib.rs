@@ -5,6 +5,7 @@
 //! - [`Scratch`]: a folder that every user can reach, gone when dropped.
 //! - [`User`]: the same test as root and as an ordinary user.
 //! - [`guest`]: a Debian kernel in a machine of QEMU, with modules, disks and a script.
+//! - [`sound`]: other sound servers, without hardware.
 //! - [`tree`]: a tree of files with everything awkward in it, and manifests of two trees to compare.
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
@@ -17,6 +18,7 @@ use std::process::{Command, Output, Stdio};
 
 pub mod guest;
 pub mod kernel;
+pub mod sound;
 pub mod tree;
 
 /// The ordinary user of the tests; `cargo xtask setup` makes it.
@@ -60,6 +62,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mount.exfat-fuse", "exfat-fuse"),
     ("mksquashfs", "squashfs-tools"),
     ("unsquashfs", "squashfs-tools"),
+    ("dbus-daemon", "dbus"),
     ("pactl", "pulseaudio-utils"),
     ("paplay", "pulseaudio-utils"),
     ("parec", "pulseaudio-utils"),

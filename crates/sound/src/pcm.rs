@@ -9,6 +9,8 @@ use crate::{Error, Kind, Result};
 pub const CHANNELS_MAX: u8 = 32;
 /// Highest rate of a stream in Hz, as in PulseAudio.
 pub const RATE_MAX: u32 = 768_000;
+/// Fewest frames a second: less is no sound, and its filter would be seconds long.
+pub const RATE_MIN: u32 = 1000;
 
 /// How one sample is stored. The order is that of PulseAudio's numbers, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -206,14 +208,14 @@ pub struct Spec {
     pub format: Format,
     /// Channels, 1 to [`CHANNELS_MAX`].
     pub channels: u8,
-    /// Frames a second, 1 to [`RATE_MAX`].
+    /// Frames a second, [`RATE_MIN`] to [`RATE_MAX`].
     pub rate: u32,
 }
 
 impl Spec {
     /// Whether channels and rate are within their limits.
     pub fn is_valid(&self) -> bool {
-        (1..=CHANNELS_MAX).contains(&self.channels) && (1..=RATE_MAX).contains(&self.rate)
+        (1..=CHANNELS_MAX).contains(&self.channels) && (RATE_MIN..=RATE_MAX).contains(&self.rate)
     }
 
     /// Bytes of one frame: a sample of each channel.

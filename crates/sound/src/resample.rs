@@ -2,7 +2,8 @@
 //!
 //! 128 taps (more when the rate falls), a Kaiser window of 120 dB. The position between two input frames is an exact
 //! fraction, so nothing drifts however long a stream is. Rates that share a small ratio (44,100 and 48,000) have a filter
-//! for each phase; others, and the loop's ratio, which changes, go between two phases of 1024.
+//! for each phase; others, and the loop's ratio, which changes, go between two phases of 1024 (fewer when the rate falls: the
+//! filter is longer, and as much smoother), so that no bank is larger than 4 MiB.
 
 /// Input frames that a filter reaches to each side when the rate does not fall.
 const HALF_TAPS: usize = 64;
@@ -80,11 +81,12 @@ impl Resampler {
         let (input, output) = (u64::from(input.max(1)), u64::from(output.max(1)));
         let divisor = gcd(input, output);
         let (step, den) = (input / divisor, output / divisor);
-        let between = den > PHASES_MAX;
         let fall = (step as f64 / den as f64).max(1.0);
+        let between = den as f64 * fall > (2 * PHASES_MAX) as f64 || den > PHASES_MAX;
+        let phases = if between { (PHASES as f64 / fall).ceil() as u64 } else { den };
         // Even, so that the taps are a multiple of 4.
         let half = ((HALF_TAPS as f64 * fall).ceil() as usize).next_multiple_of(2);
-        let bank = Bank::new(if between { PHASES } else { den }, half, CUTOFF / fall, BETA, between);
+        let bank = Bank::new(phases, half, CUTOFF / fall, BETA, between);
         let channels = usize::from(channels.max(1));
         // Silence before the first frame: the first output frame is the first input frame.
         Self { channels, bank, step, den, at: 0, history: vec![0.0; (half - 1) * channels] }
@@ -223,6 +225,20 @@ mod tests {
             assert!(quality > 110.0, "{input} to {output} Hz: {quality:.1} dB");
         }
         assert!(quality(44_100, 48_000, 17_000.0) > 90.0);
+        // Longer filters, of fewer phases.
+        for (input, output) in [(384_000, 47_999), (96_000, 8_009), (768_000, 1_001)] {
+            let quality = quality(input, output, 97.0);
+            assert!(quality > 110.0, "{input} to {output} Hz: {quality:.1} dB");
+        }
+    }
+
+    #[test]
+    fn no_bank_is_large() {
+        for (input, output) in [(768_000, 1_000), (767_999, 1_023), (48_000, 1_001), (1_000, 768_000), (1_001, 767_999)]
+        {
+            let taps = Resampler::new(2, input, output).bank.taps.len();
+            assert!(taps <= 4 << 17, "{input} to {output} Hz: {taps} taps");
+        }
     }
 
     #[test]

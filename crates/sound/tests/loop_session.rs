@@ -2,8 +2,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "that is how a test fails")]
 
+use loopbox_sound::Kind;
 use loopbox_sound::card::{Engine, Now, Options};
 use loopbox_sound::loopback::{Session, Side, State};
+use loopbox_sound::pulse::command::op;
+use loopbox_sound::pulse::frame;
+use loopbox_sound::pulse::tag::Writer;
 
 struct Pair {
     session: Session,
@@ -116,5 +120,45 @@ fn a_server_that_answers_nonsense_does_no_harm() {
             assert!(session.outgoing(Side::Sink).len() < 32 << 20);
             session.outgoing(Side::Sink).clear();
         }
+    }
+}
+
+#[test]
+fn a_server_that_wants_too_much_is_left() {
+    for bytes in [u32::MAX, 64 << 20] {
+        let mut pair = Pair::new(",mic=tone", "", 0.010);
+        pair.run(50_000_000);
+        let mut packet = Writer::new();
+        packet.u32(op::REQUEST).u32(u32::MAX).u32(0).u32(bytes);
+        let mut wire = Vec::new();
+        frame::put_packet(&packet.into_bytes(), &mut wire);
+        let error = pair.session.receive(pair.nanos, Side::Sink, &wire).unwrap_err();
+        assert_eq!(error.kind(), Kind::Limit, "{error}");
+    }
+    // One that asks and never takes: what waits for it is bounded.
+    let mut pair = Pair::new(",mic=tone", "", 0.010);
+    pair.run(50_000_000);
+    let mut packet = Writer::new();
+    packet.u32(op::REQUEST).u32(u32::MAX).u32(0).u32(1 << 18);
+    let mut wire = Vec::new();
+    frame::put_packet(&packet.into_bytes(), &mut wire);
+    let refused = (0..200).find_map(|_| pair.session.receive(pair.nanos, Side::Sink, &wire).err());
+    assert_eq!(refused.map(|error| error.kind()), Some(Kind::Limit));
+    assert!(pair.session.outgoing(Side::Sink).len() < 64 << 20);
+}
+
+#[test]
+fn lies_that_a_fuzzer_would_tell() {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for _ in 0..300 {
+        let lies: Vec<u8> = (0..400)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            })
+            .collect();
+        loopbox_sound::loopback::fuzz(&lies);
     }
 }

@@ -1,7 +1,7 @@
 //! Streams, uploads and samples of the cache, as clients ask for them.
 
 use super::dispatch::{Asker, Done, Fault, YES, no, put_attributes, reply};
-use super::engine::{Engine, SAMPLE_MAX, SAMPLES_MAX, STREAMS_MAX, Sample, Upload};
+use super::engine::{Engine, SAMPLE_MAX, SAMPLES_MAX, STREAMS_ALL_MAX, STREAMS_MAX, Sample, Upload};
 use super::info::format_info;
 use super::stream::{Owner, Playback, Record};
 use crate::mix::Rules;
@@ -12,6 +12,9 @@ use crate::pulse::tag::{FormatInfo, Reader};
 
 impl Engine {
     fn take_channel(&mut self, asker: Asker) -> Result<u32, Fault> {
+        if self.playbacks.len() + self.records.len() >= STREAMS_ALL_MAX {
+            return no(code::TOOLARGE);
+        }
         let playbacks =
             self.playbacks.values().filter(|s| s.owner.is_some_and(|owner| owner.client == asker.client)).count();
         let records = self.records.values().filter(|s| s.owner.client == asker.client).count();

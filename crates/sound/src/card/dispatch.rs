@@ -387,7 +387,7 @@ impl Engine {
         let index = if playback { self.playback_of(asker, r)? } else { self.record_of(asker, r)? };
         let rate = r.u32()?;
         let (map, card) = (self.options.map.clone(), self.options.spec.rate);
-        if !(1..=crate::pcm::RATE_MAX).contains(&rate) {
+        if !(crate::pcm::RATE_MIN..=crate::pcm::RATE_MAX).contains(&rate) {
             return no(code::INVALID);
         }
         if let Some(stream) = self.playbacks.get_mut(&index).filter(|_| playback) {

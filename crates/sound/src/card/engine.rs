@@ -13,6 +13,8 @@ use crate::pulse::tag::{Properties, Writer};
 pub const CLIENTS_MAX: usize = 64;
 /// Most streams of one client.
 pub const STREAMS_MAX: usize = 64;
+/// Most streams of all clients together, as a sink of PulseAudio has.
+pub const STREAMS_ALL_MAX: usize = 256;
 /// Most sinks, those of modules among them.
 pub const SINKS_MAX: usize = 16;
 /// Most bytes in all buffers of all streams.

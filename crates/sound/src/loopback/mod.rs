@@ -10,13 +10,16 @@
 //! clock    what a card's clock is, told from when its frames came
 //! session  the loop as two clients of PulseAudio, still without I/O
 //! driver   sockets and a terminal's level meter
+//! fuzz     servers that lie
 
 mod clock;
 mod driver;
 mod engine;
+mod fuzz;
 mod session;
 
 pub use clock::Clock;
 pub use driver::{Listed, Loop, Wishes, list};
 pub use engine::{Engine, State};
+pub use fuzz::fuzz;
 pub use session::{Level, Session, Side, Status};

@@ -9,6 +9,13 @@ use crate::pulse::tag::{Malformed, Properties, Reader};
 use crate::resample::Resampler;
 use crate::{Error, Kind, Result};
 
+/// Most bytes that a server may want at once: four times PulseAudio's largest buffer.
+const BUFFER_MAX: u32 = 16 << 20;
+/// Most bytes that wait for a server.
+pub(super) const OUTGOING_MAX: usize = 2 * BUFFER_MAX as usize;
+/// Most seconds of latency that servers may make of what was asked for.
+const LATENCY_MAX: f64 = 12.0;
+
 /// One of the two servers, which may be the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -199,6 +206,10 @@ impl Session {
                     }
                 }
                 Event::Request(channel, bytes) if side == Side::Sink => {
+                    if bytes > BUFFER_MAX || self.halves.iter().any(|half| half.client.waiting() > OUTGOING_MAX) {
+                        let what = format!("the sound server of the sink wants {bytes} bytes more than it takes");
+                        return Err(Error::new(Kind::Limit, what));
+                    }
                     let [_, sink] = &self.halves;
                     let frames = u64::from(bytes) / self.spec.frame_bytes() as u64;
                     if let Some(engine) = &mut self.engine
@@ -218,7 +229,7 @@ impl Session {
             engine.capture(nanos, &self.mixed);
             self.mixed.clear();
         }
-        self.start();
+        self.start()?;
         self.advance(nanos);
         Ok(())
     }
@@ -350,24 +361,30 @@ impl Session {
     }
 
     /// Both streams are there: the engine can be made.
-    fn start(&mut self) {
+    fn start(&mut self) -> Result<()> {
         let [source, sink] = &self.halves;
         let (Some(record), Some(play), Some(from), None) = (source.stream, sink.stream, &source.device, &self.engine)
         else {
-            return;
+            return Ok(());
         };
         let fragment = Spec { format: self.spec.format, ..from.spec }.micros(u64::from(record.buffer)) as f64 * 1e-6;
         let frame = self.spec.frame_bytes() as u64;
         let buffer = u64::from(play.buffer.max(play.missing)) / frame;
         let rate = f64::from(self.spec.rate);
         let converted = self.resampler.as_ref().map_or(0.0, |r| r.delay() as f64 / f64::from(from.spec.rate));
-        let devices = (record.device_micros + play.device_micros) as f64 * 1e-6;
+        let devices = record.device_micros.saturating_add(play.device_micros) as f64 * 1e-6;
         // What the servers hold, the filters, and a little to be late in.
         let spare = (self.latency / 16.0).min(0.001);
         let least = fragment + buffer as f64 / rate + Engine::latency_min(self.spec.rate) + spare;
         let inner = (self.latency - devices - converted).max(least);
-        self.latency = inner + devices + converted;
+        let latency = inner + devices + converted;
+        if latency > LATENCY_MAX || play.missing > BUFFER_MAX {
+            let what = format!("the sound servers want {latency:.1} s of latency; {LATENCY_MAX} s are the most");
+            return Err(Error::new(Kind::Limit, what));
+        }
+        self.latency = latency;
         self.engine = Some(Engine::new(self.spec.channels, self.spec.rate, inner, u64::from(play.missing) / frame));
+        Ok(())
     }
 }
 

@@ -37,6 +37,10 @@ pub enum Event {
 pub struct Client {
     frames: frame::Reader,
     outgoing: Vec<u8>,
+    /// The tag of the greeting that is not answered yet, and what is not sent before it is: pipewire-pulse knows of no
+    /// device until then.
+    greeting: Option<u32>,
+    held: Vec<u8>,
     next_tag: u32,
 }
 
@@ -49,20 +53,22 @@ impl Client {
         });
         let pid = std::process::id().to_string();
         let properties = Properties::of(&[("application.name", name), ("application.process.id", &pid)]);
-        client.send(op::SET_CLIENT_NAME, |packet| {
+        let greeting = client.send(op::SET_CLIENT_NAME, |packet| {
             packet.properties(&properties);
         });
+        client.greeting = Some(greeting);
         client
     }
 
-    /// Sends a command and returns its tag.
+    /// Sends a command, as soon as the server has answered the greeting, and returns its tag.
     pub fn send(&mut self, command: u32, build: impl FnOnce(&mut Writer)) -> u32 {
         let tag = self.next_tag;
         self.next_tag = tag.wrapping_add(1) & 0x7fff_ffff;
         let mut packet = Writer::new();
         packet.u32(command).u32(tag);
         build(&mut packet);
-        frame::put_packet(&packet.into_bytes(), &mut self.outgoing);
+        let wire = if self.greeting.is_some() { &mut self.held } else { &mut self.outgoing };
+        frame::put_packet(&packet.into_bytes(), wire);
         tag
     }
 
@@ -73,6 +79,11 @@ impl Client {
             frame::put_samples_at(channel, Seek::Relative, skip, part, &mut self.outgoing);
             skip = 0;
         }
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.outgoing.len()
     }
 
     /// What waits to be sent. Whoever sends removes it from the front.
@@ -89,7 +100,16 @@ impl Client {
         let mut rest = bytes;
         while let Some((frame, taken)) = self.frames.next(rest).map_err(|_| corrupt())? {
             match frame {
-                Frame::Packet(packet) => events.extend(event(&packet).map_err(|_| corrupt())?),
+                Frame::Packet(packet) => {
+                    let event = event(&packet).map_err(|_| corrupt())?;
+                    if let Some(Event::Reply(tag, _)) = event
+                        && Some(tag) == self.greeting
+                    {
+                        self.greeting = None;
+                        self.outgoing.append(&mut self.held);
+                    }
+                    events.extend(event);
+                }
                 Frame::Samples { channel, bytes, .. } => events.push(Event::Samples(channel, bytes.to_vec())),
             }
             rest = rest.get(taken..).unwrap_or_default();
