@@ -52,8 +52,8 @@ use table::{Geometry, Map, Packed, Place};
 /// Locks of the clusters that are being moved, and how many clusters side by side have the same one.
 const STRIPES: usize = 64;
 const STRIPE_CLUSTERS: u64 = 8;
-/// The longest run that is looked for at one time, entries of a table.
-const RUN_ENTRIES_MAX: u64 = 4096;
+/// The longest run that is looked for at one time, entries of a table: who asks for one small piece pays for the look.
+const RUN_ENTRIES_MAX: usize = 64;
 /// Unpacked clusters that are kept.
 const UNPACKED_MAX: usize = 16;
 
@@ -199,6 +199,12 @@ impl Qcow2 {
             return Ok((first, geometry.start(cluster.saturating_add(1)).min(end)));
         }
         let mut run_end = (at | unit.wrapping_sub(1)).saturating_add(1);
+        if !geometry.extended {
+            let wanted = geometry.index(table_end.saturating_sub(run_end).saturating_add(unit.wrapping_sub(1)));
+            let most = usize::try_from(wanted).unwrap_or(usize::MAX).min(RUN_ENTRIES_MAX);
+            run_end = run_end.saturating_add(geometry.start(table.alike(l2, most, unit) as u64));
+            return Ok((first, run_end.min(table_end)));
+        }
         for _ in 0..RUN_ENTRIES_MAX {
             if run_end >= table_end {
                 break;

@@ -221,6 +221,22 @@ impl Table {
         }
     }
 
+    /// How many entries behind the one at `at`, of `most`, go on where it ends: the same without a host cluster, or
+    /// each `cluster` bytes on. Of a table without subclusters.
+    pub(super) fn alike(&self, at: usize, most: usize, cluster: u64) -> usize {
+        let mut words = self.words.get(at..).unwrap_or_default().iter().map(|word| word.load(Ordering::Acquire));
+        let Some(first) = words.next() else { return 0 };
+        let step = if first & OFFSET == 0 { 0 } else { cluster };
+        let mut expected = first;
+        words
+            .take(most)
+            .take_while(|word| {
+                expected = expected.wrapping_add(step);
+                *word == expected
+            })
+            .count()
+    }
+
     pub(super) fn set(&self, at: usize, entry: Entry) {
         let store = |at: usize, value: u64| {
             if let Some(word) = self.words.get(at) {
