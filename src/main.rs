@@ -3,6 +3,7 @@
 //! The program holds no logic: words of the command line become calls of the libraries in `crates/`.
 //!
 //! ```text
+//! certificate.rs  made on the spot, for `web` and `serve`
 //! cli.rs        every command: its words, its help, its man page
 //! command/      one file a command: `Args` and `run`
 //! describe.rs   what is in a device, from all the libraries together
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod certificate;
 mod cli;
 mod command;
 mod describe;

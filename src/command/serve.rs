@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use block::{Error, Kind, ResultExt as _};
 use export::counters::{self, Asked, Counted, Counters};
-use export::nbd::{Address, Ending, Export, NAME_BYTES_MAX, Server, serve_one};
+use export::nbd::{Address, Ending, Export, NAME_BYTES_MAX, Security, Server, serve_one};
 use export::registry::{Place, Process, Registry, Working};
 use format::spec::{Spec, Step};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -22,8 +23,8 @@ use sys::signal;
 use sys::signalfd::SignalFd;
 
 use super::{Result, Status};
-use crate::print;
 use crate::stack::{Access, Stack};
+use crate::{certificate, print};
 
 /// How long a command may take to end once it is asked to.
 const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
@@ -62,9 +63,12 @@ pub struct Args {
     #[arg(long, conflicts_with = "command")]
     exit_with_client: bool,
 
-    /// Listen on an address that other machines can reach. There is no encryption, and nobody is asked who he is.
+    /// Listen on an address that other machines can reach although TLS is not required.
     #[arg(long, requires = "nbd")]
     beyond_loopback: bool,
+
+    #[command(flatten)]
+    tls: Tls,
 
     /// A command to run while the images are served.
     #[arg(last = true, value_name = "COMMAND")]
@@ -72,6 +76,59 @@ pub struct Args {
 
     #[command(flatten)]
     key: crate::passphrase::KeyFile,
+}
+
+/// TLS, in the words of nbdkit.
+#[derive(Debug, clap::Args)]
+struct Tls {
+    /// Speak TLS: `require` refuses clients that do not, `on` takes both. Without --tls-certificates, with a
+    /// certificate that is made on the spot and lasts as long as this command.
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "require")]
+    #[arg(conflicts_with = "stdio")]
+    tls: Option<TlsMode>,
+
+    /// The folder of ca-cert.pem, server-cert.pem and server-key.pem (and ca-crl.pem); implies --tls.
+    #[arg(long, value_name = "DIR", conflicts_with = "stdio")]
+    tls_certificates: Option<PathBuf>,
+
+    /// Let in clients alone whose certificate was signed by that of ca-cert.pem.
+    #[arg(long, requires = "tls_certificates")]
+    tls_verify_peer: bool,
+
+    /// Write the certificate that is made on the spot to a file, for clients that are to trust it.
+    #[arg(long, value_name = "FILE", requires = "tls", conflicts_with = "tls_certificates")]
+    certificate: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TlsMode {
+    Off,
+    On,
+    Require,
+}
+
+/// What the words about TLS come to, for a server at `address`.
+fn security(args: &Tls, address: &Address) -> std::result::Result<Option<Security>, Box<dyn std::error::Error>> {
+    let implied = args.tls_certificates.as_ref().map(|_| TlsMode::Require);
+    let required = match args.tls.or(implied) {
+        None | Some(TlsMode::Off) => return Ok(None),
+        Some(mode) => mode == TlsMode::Require,
+    };
+    let configuration = match &args.tls_certificates {
+        Some(folder) => {
+            let clients = if args.tls_verify_peer { tls::Clients::Verified } else { tls::Clients::All };
+            tls::from_folder(folder, clients).context(|| "TLS")?
+        }
+        None => {
+            let bound = match address {
+                Address::Tcp(text) => text.to_socket_addrs().map(Iterator::collect).unwrap_or_default(),
+                Address::Unix(_) => vec![],
+            };
+            let made = certificate::make(bound.iter().map(SocketAddr::ip), args.certificate.as_deref())?;
+            made.configuration(&[]).context(|| "TLS")?
+        }
+    };
+    Ok(Some(Security { configuration, required }))
 }
 
 /// Serves until it is told to end.
@@ -92,7 +149,8 @@ pub fn run(args: &Args) -> Result {
         (None, Some(Folder(path))) => Address::Unix(path.join("nbd.sock")),
         (None, None) => return Ok(Status::Done),
     };
-    let server = Server::bind(&address, args.beyond_loopback, exports.clone())?;
+    let security = security(&args.tls, &address)?;
+    let server = Server::bind(&address, security, args.beyond_loopback, exports.clone())?;
     let uri = server.uri()?;
     let folder_or_socket = folder.as_ref().map(|Folder(path)| path.clone()).or(server.socket().map(Path::to_owned));
     let shown = show(

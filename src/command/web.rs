@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use net::interface;
-use net::web::{Certificate, Options, Server, Site, Visit};
+use net::web::{Options, Server, Site, Visit};
+use tls::Certificate;
 
 use super::{Result, Status};
+use crate::certificate;
 use crate::print::{self, Style};
 
 /// Serve the files of a folder over HTTP, to this machine alone unless told otherwise.
@@ -39,7 +41,8 @@ pub struct Args {
 /// Listens, says where, and answers until it is interrupted.
 pub fn run(args: &Args) -> Result {
     let site = Site::open(&args.dir, Options { follow_links: args.follow_links })?;
-    let certificate = args.tls.then(|| certificate(args)).transpose()?;
+    let ips = args.bind.iter().map(SocketAddr::ip);
+    let certificate = args.tls.then(|| certificate::make(ips, args.certificate.as_deref())).transpose()?;
     let fingerprint = certificate.as_ref().map(Certificate::fingerprint);
     let server = Server::bind(&args.bind, certificate)?;
     let addresses = server.addresses()?;
@@ -67,27 +70,6 @@ pub fn run(args: &Args) -> Result {
         }
     })?;
     Ok(Status::Done)
-}
-
-fn certificate(args: &Args) -> std::result::Result<Certificate, Box<dyn std::error::Error>> {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let names = ["localhost".to_owned(), "*.localhost".to_owned(), name];
-    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    let mut addresses = loopback.to_vec();
-    for ip in args.bind.iter().map(SocketAddr::ip) {
-        match ip.is_unspecified() {
-            true => addresses.extend(interface::addresses()?.into_iter().map(|(_, address)| address)),
-            false => addresses.push(ip),
-        }
-    }
-    addresses.sort_unstable();
-    addresses.dedup();
-    let certificate = Certificate::new(&names, &addresses)?;
-    if let Some(path) = &args.certificate {
-        let what = || format!("writing {}", path.display());
-        std::fs::write(path, certificate.pem()).map_err(|error| net::Error::io(what(), error))?;
-    }
-    Ok(certificate)
 }
 
 /// What a browser on this machine is given.

@@ -12,13 +12,15 @@ use crate::session::Session;
 const MIB: u64 = 1 << 20;
 
 /// A server in the foreground; killed when dropped.
-struct Server {
+pub struct Server {
     process: Child,
-    uri: String,
+    /// What it printed.
+    pub uri: String,
 }
 
 impl Server {
-    fn start(session: &Session, words: &[&str]) -> Self {
+    /// Starts it in the session's folder, and waits until it says where it is.
+    pub fn start(session: &Session, words: &[&str]) -> Self {
         let mut process = session
             .loopbox()
             .current_dir(session.join("."))
@@ -38,12 +40,17 @@ impl Server {
         Self { process, uri: uri.trim().to_owned() }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     fn signal(&self, signal: &str) {
         run_command(Command::new("kill").args([signal, &self.process.id().to_string()]));
     }
 
     /// Asks it to end; what it said on standard error.
-    fn end(mut self) -> String {
+    pub fn end(mut self) -> String {
         self.signal("-TERM");
         let status = self.process.wait().unwrap();
         let mut said = String::new();
@@ -61,7 +68,7 @@ impl Drop for Server {
 }
 
 /// An image with data, zeroes and holes: `size` bytes, of which some pieces are filled.
-fn image(session: &Session, name: &str, size: u64) -> PathBuf {
+pub fn image(session: &Session, name: &str, size: u64) -> PathBuf {
     let path = session.join(name);
     run_command(session.command("truncate").arg(format!("--size={size}")).arg(&path));
     let file = std::fs::File::options().write(true).open(&path).unwrap();
@@ -80,7 +87,7 @@ fn image(session: &Session, name: &str, size: u64) -> PathBuf {
     path
 }
 
-fn same(one: &Path, other: &Path) {
+pub fn same(one: &Path, other: &Path) {
     assert!(std::fs::read(one).unwrap() == std::fs::read(other).unwrap(), "{one:?} and {other:?} differ");
 }
 

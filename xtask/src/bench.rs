@@ -6,18 +6,8 @@ use crate::setup;
 use crate::shell::{self, Result, cargo, root};
 
 /// Peers that only benchmarks need.
-const PACKAGES: &[&str] = &[
-    "bubblewrap",
-    "fuse2fs",
-    "fuseiso",
-    "nbdkit",
-    "openssl",
-    "p7zip-full",
-    "passt",
-    "slirp4netns",
-    "socat",
-    "squashfuse",
-];
+const PACKAGES: &[&str] =
+    &["bubblewrap", "fuse2fs", "fuseiso", "nbdkit", "p7zip-full", "passt", "slirp4netns", "socat", "squashfuse"];
 
 /// Builds, installs, measures; `words` are names of groups, none means all.
 pub fn run(words: &[String]) -> Result {

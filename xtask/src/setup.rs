@@ -55,6 +55,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ntfs-3g", "mkntfs"),
     ("openssh-client", "ssh"),
     ("openssh-server", "a real server"),
+    ("openssl", "certificates as others make them"),
     ("parted", "partition tables"),
     ("pigz", "gzip by several threads"),
     ("pixz", "xz files of many blocks"),

@@ -23,8 +23,23 @@ pub struct Dialect {
 pub enum Agreed {
     /// Requests for this export follow.
     Export(usize, Dialect),
+    /// The handshake of TLS follows, and then both haggle anew.
+    Tls,
     /// The client went away in good order.
     Nothing,
+}
+
+/// What is said about TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// There is none.
+    Plain,
+    /// A client may have it.
+    Tls,
+    /// A client must.
+    TlsRequired,
+    /// It has.
+    TlsInUse,
 }
 
 /// The number that `base:allocation` has in our answers.
@@ -48,12 +63,12 @@ pub fn transmission_flags(export: &Export, dialect: Dialect) -> u16 {
     flags
 }
 
-/// Haggles with a client on `stream`.
+/// Says hello to a client on `stream`: whether it wants zeroes after an export that is asked for the old way; `None`
+/// when it is gone.
 ///
 /// # Errors
-/// [`Kind::Invalid`] for a client that breaks the protocol; [`Kind::Limit`] for one that passes a limit; the failure of
-/// the stream.
-pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result<Agreed> {
+/// [`Kind::Invalid`] for a client that breaks the protocol; the failure of the stream.
+pub fn greet(stream: &mut (impl Read + Write)) -> Result<Option<bool>> {
     let mut hello = Vec::with_capacity(18);
     hello.extend_from_slice(&wire::NBDMAGIC.to_be_bytes());
     hello.extend_from_slice(&wire::IHAVEOPT.to_be_bytes());
@@ -62,14 +77,23 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
     let heard = stream.write_all(&hello).and_then(|()| stream.flush()).and_then(|()| stream.read_exact(&mut flags));
     match heard {
         // Somebody who only looked whether a server is there.
-        Err(error) if is_gone(&error) => return Ok(Agreed::Nothing),
+        Err(error) if is_gone(&error) => return Ok(None),
         heard => heard.context(|| "handshake with an NBD client")?,
     }
     let flags = u32::from_be_bytes(flags);
     if flags & u32::from(wire::FIXED_NEWSTYLE) == 0 || flags > 3 {
         return Err(Error::new(Kind::Invalid, format!("client flags {flags:#x}: fixed newstyle is needed")));
     }
-    let zeroes = flags & u32::from(wire::NO_ZEROES) == 0;
+    Ok(Some(flags & u32::from(wire::NO_ZEROES) == 0))
+}
+
+/// Haggles with a client on `stream`. No byte behind the last option is read: what is sent before the handshake of TLS
+/// is not taken for something that was said inside of it.
+///
+/// # Errors
+/// [`Kind::Invalid`] for a client that breaks the protocol; [`Kind::Limit`] for one that passes a limit; the failure of
+/// the stream.
+pub fn haggle(stream: &mut (impl Read + Write), exports: &[Export], offer: Offer, zeroes: bool) -> Result<Agreed> {
     let mut haggle = Haggle { exports, dialect: Dialect::default(), chosen: None };
     for _ in 0..OPTIONS_MAX {
         let mut head = [0; 16];
@@ -92,6 +116,9 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
         let mut data = vec![0; len as usize];
         receive(stream, &mut data)?;
         match number {
+            option::EXPORT_NAME if offer == Offer::TlsRequired => {
+                return Err(Error::new(Kind::NotPermitted, "an NBD client without TLS, which is required"));
+            }
             option::EXPORT_NAME => {
                 let Some(index) = haggle.find(&data) else {
                     // The old way has no word for it but hanging up.
@@ -112,6 +139,20 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
                 // The client need not wait for it.
                 let _ = respond(stream, number, answer::ACK, &[]);
                 return Ok(Agreed::Nothing);
+            }
+            option::STARTTLS => match offer {
+                Offer::Plain => respond(stream, number, answer::ERR_POLICY, b"this server has no TLS")?,
+                Offer::TlsInUse => respond(stream, number, answer::ERR_INVALID, b"TLS is in use already")?,
+                _ if !data.is_empty() => {
+                    respond(stream, number, answer::ERR_INVALID, b"the option takes no data")?;
+                }
+                Offer::Tls | Offer::TlsRequired => {
+                    respond(stream, number, answer::ACK, &[])?;
+                    return Ok(Agreed::Tls);
+                }
+            },
+            _ if offer == Offer::TlsRequired => {
+                respond(stream, number, answer::ERR_TLS_REQD, b"this server wants TLS first")?;
             }
             option::LIST => haggle.list(stream, &data)?,
             option::INFO | option::GO => {
@@ -142,7 +183,6 @@ pub fn handshake(stream: &mut (impl Read + Write), exports: &[Export]) -> Result
                 respond(stream, number, answer::ACK, &[])?;
             }
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => haggle.contexts(stream, number, &data)?,
-            option::STARTTLS => respond(stream, number, answer::ERR_POLICY, b"this server has no TLS")?,
             _ => respond(stream, number, answer::ERR_UNSUP, b"the option is not known")?,
         }
     }

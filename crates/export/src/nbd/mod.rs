@@ -5,6 +5,7 @@
 //! handshake   options, until both sides agree on an export and on a dialect
 //! reply       answers, in each of the three dialects: simple, structured, extended headers
 //! connection  requests: all that are there are answered in one write
+//! line        a client's socket, its time to agree, and TLS over it
 //! server      listening, counting connections, ending
 //! ```
 //!
@@ -17,6 +18,7 @@
 
 mod connection;
 mod handshake;
+mod line;
 mod reply;
 mod server;
 mod wire;
@@ -24,7 +26,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use server::{Address, Ending, Server, serve_one};
+pub use server::{Address, Ending, Security, Server, serve_one};
 
 use std::sync::Arc;
 

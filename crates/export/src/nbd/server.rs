@@ -1,10 +1,10 @@
 //! Listening, counting connections, ending.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::net::{TcpListener, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,15 +17,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
 use super::connection::Connection;
-use super::handshake::{Agreed, handshake};
+use super::handshake::{Agreed, Dialect, Offer, greet, haggle};
+use super::line::{Both, Line, Secure, Socket};
 use super::{CONNECTIONS_MAX, Export};
 
 /// How long a client may take to agree.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 /// How long clients are given to take their last answers when the server ends.
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
-/// Bytes of answers that a unix socket is asked to hold.
-const SOCKET_BYTES: usize = 1 << 20;
 /// How long nobody is accepted after it failed, for lack of descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -73,21 +72,30 @@ pub enum Ending {
     WithClients,
 }
 
+/// TLS, for clients that ask for it.
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// Who the server is, and whom it lets in.
+    pub configuration: Arc<tls::Configuration>,
+    /// Whether clients without TLS are refused.
+    pub required: bool,
+}
+
 #[derive(Debug)]
 enum Listener {
-    Unix(UnixListener, Socket),
+    Unix(UnixListener, Name),
     Tcp(TcpListener),
 }
 
 /// The name of a unix socket, taken away when dropped, unless another has replaced it.
 #[derive(Debug)]
-struct Socket {
+struct Name {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
 }
 
-impl Drop for Socket {
+impl Drop for Name {
     fn drop(&mut self) {
         if identity(&self.path).ok() == Some(self.identity) {
             let _ = std::fs::remove_file(&self.path);
@@ -103,36 +111,43 @@ fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
+    security: Option<Security>,
     exports: Arc<[Export]>,
     /// The ends of live connections, to hang up on them.
     live: Mutex<Vec<(usize, OwnedFd)>>,
 }
 
 impl Server {
-    /// Listens at `address`. TCP is bound to loopback addresses alone, unless `beyond_loopback` is said: the protocol
-    /// without TLS shows and takes everything, from everybody.
+    /// Listens at `address`. TCP is bound to loopback addresses alone, unless TLS is required or `beyond_loopback` is
+    /// said: the protocol without TLS shows and takes everything, from everybody.
     ///
     /// # Errors
     /// [`Kind::NotPermitted`] for an address that is not of loopback; [`Kind::Exists`] where another server listens;
     /// the failure of the system.
-    pub fn bind(address: &Address, beyond_loopback: bool, exports: Vec<Export>) -> Result<Self> {
+    pub fn bind(
+        address: &Address,
+        security: Option<Security>,
+        beyond_loopback: bool,
+        exports: Vec<Export>,
+    ) -> Result<Self> {
         let listener = match address {
             Address::Unix(path) => {
                 let path = std::path::absolute(path).context(|| format!("listening on {}", path.display()))?;
                 let listener = bind_unix(&path)?;
                 let identity = identity(&path).context(|| format!("listening on {}", path.display()))?;
-                Listener::Unix(listener, Socket { path, identity })
+                Listener::Unix(listener, Name { path, identity })
             }
             Address::Tcp(text) => {
                 let what = || format!("listening on {text}");
                 let mut addresses = text.to_socket_addrs().context(what)?;
                 let chosen = addresses.next();
                 let chosen = chosen.ok_or_else(|| Error::new(Kind::NotFound, format!("no address for {text}")))?;
-                if !chosen.ip().is_loopback() && !beyond_loopback {
+                let required = security.as_ref().is_some_and(|security| security.required);
+                if !chosen.ip().is_loopback() && !required && !beyond_loopback {
                     return Err(Error::new(
                         Kind::NotPermitted,
                         format!(
-                            "{chosen} can be reached from other machines, and NBD without TLS trusts them all: take 127.0.0.1, or say --beyond-loopback"
+                            "{chosen} can be reached from other machines, and NBD without TLS trusts them all: take 127.0.0.1, or say --tls, or --beyond-loopback"
                         ),
                     ));
                 }
@@ -144,13 +159,13 @@ impl Server {
             Listener::Tcp(listener) => listener.set_nonblocking(true),
         }
         .context(|| "listening")?;
-        Ok(Self { listener, exports: exports.into(), live: Mutex::default() })
+        Ok(Self { listener, security, exports: exports.into(), live: Mutex::default() })
     }
 
     /// The path of the unix socket, absolute.
     pub fn socket(&self) -> Option<&Path> {
         match &self.listener {
-            Listener::Unix(_, socket) => Some(&socket.path),
+            Listener::Unix(_, name) => Some(&name.path),
             Listener::Tcp(_) => None,
         }
     }
@@ -161,10 +176,11 @@ impl Server {
     /// # Errors
     /// That of the system.
     pub fn uri(&self) -> Result<String> {
+        let scheme = if self.security.is_some() { "nbds" } else { "nbd" };
         Ok(match &self.listener {
-            Listener::Unix(_, socket) => format!("nbd+unix:///?socket={}", escaped(&socket.path)),
+            Listener::Unix(_, name) => format!("{scheme}+unix:///?socket={}", escaped(&name.path)),
             Listener::Tcp(listener) => {
-                format!("nbd://{}", listener.local_addr().context(|| "address of a listening socket")?)
+                format!("{scheme}://{}", listener.local_addr().context(|| "address of a listening socket")?)
             }
         })
     }
@@ -305,11 +321,11 @@ impl Server {
     }
 
     /// The next client; `None` when it was gone before it was looked at.
-    fn accept(&self) -> Result<Option<Stream>> {
+    fn accept(&self) -> Result<Option<Socket>> {
         let what = || "accepting an NBD client";
         let accepted = match &self.listener {
-            Listener::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
-            Listener::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Unix(listener, _) => listener.accept().map(|(stream, _)| Socket::Unix(stream)),
+            Listener::Tcp(listener) => listener.accept().map(|(stream, _)| Socket::Tcp(stream)),
         };
         match accepted.map_err(|error| (Errno::from_io_error(&error), error)) {
             Ok(stream) => stream.prepare().context(what).map(|()| Some(stream)),
@@ -319,19 +335,43 @@ impl Server {
     }
 
     /// One client, from its first byte to its last.
-    fn client(&self, mut stream: Stream) -> Result<()> {
+    fn client(&self, socket: Socket) -> Result<()> {
         let what = || "an NBD client";
-        let agreed = {
-            let mut hurried = Hurried { stream: &mut stream, until: Instant::now() + HANDSHAKE_TIME };
-            handshake(&mut hurried, &self.exports)?
+        let line = Line::new(socket, Instant::now() + HANDSHAKE_TIME);
+        let Some(zeroes) = greet(&mut &line)? else { return Ok(()) };
+        let offer = self.security.as_ref().map_or(Offer::Plain, |security| match security.required {
+            true => Offer::TlsRequired,
+            false => Offer::Tls,
+        });
+        let served = match haggle(&mut &line, &self.exports, offer, zeroes)? {
+            Agreed::Nothing => Ok(()),
+            Agreed::Export(index, dialect) => {
+                line.take_time().context(what)?;
+                self.requests(index, dialect, &line, &line)
+            }
+            Agreed::Tls => {
+                let Some(security) = &self.security else { return Ok(()) };
+                let secure = Secure::accept(&line, &security.configuration).context(|| "TLS with an NBD client")?;
+                let mut input = secure.input();
+                let agreed = haggle(&mut Both(&mut input, &secure), &self.exports, Offer::TlsInUse, zeroes)?;
+                let served = match agreed {
+                    Agreed::Nothing | Agreed::Tls => Ok(()),
+                    Agreed::Export(index, dialect) => {
+                        line.take_time().context(what)?;
+                        self.requests(index, dialect, input, &secure)
+                    }
+                };
+                secure.close();
+                served
+            }
         };
-        stream.set_timeout(None).context(what)?;
-        let Agreed::Export(index, dialect) = agreed else { return Ok(()) };
-        let Some(export) = self.exports.get(index) else { return Ok(()) };
-        let output = stream.try_clone().context(what)?;
-        let served = Connection::new(&mut stream, output, export, dialect).serve();
-        let _ = stream.shutdown();
+        line.shutdown();
         served
+    }
+
+    fn requests(&self, index: usize, dialect: Dialect, input: impl Read, output: impl Write + Send) -> Result<()> {
+        let Some(export) = self.exports.get(index) else { return Ok(()) };
+        Connection::new(input, output, export, dialect).serve()
     }
 }
 
@@ -355,60 +395,14 @@ fn escaped(path: &Path) -> String {
     text
 }
 
-/// A stream on which all must be said by a certain time.
-struct Hurried<'a> {
-    stream: &'a mut Stream,
-    until: Instant,
-}
-
-impl Hurried<'_> {
-    fn hurry(&mut self) -> std::io::Result<()> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        self.stream.set_timeout(Some(left))
-    }
-}
-
-impl Read for Hurried<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        self.hurry()?;
-        self.stream.read(buf)
-    }
-}
-
-impl Write for Hurried<'_> {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.hurry()?;
-        self.stream.write(buf)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Serves the one client at the other end of `input` and `output` (standard input and output, mostly).
 ///
 /// # Errors
 /// As [`Server::serve`].
 pub fn serve_one(mut input: impl Read, output: impl Write + Send, exports: &[Export]) -> Result<()> {
-    struct Both<'a, R, W>(&'a mut R, W);
-    impl<R: Read, W> Read for Both<'_, R, W> {
-        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-            self.0.read(buf)
-        }
-    }
-    impl<R, W: Write> Write for Both<'_, R, W> {
-        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-            self.1.write(buf)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            self.1.flush()
-        }
-    }
     let mut both = Both(&mut input, output);
-    let Agreed::Export(index, dialect) = handshake(&mut both, exports)? else { return Ok(()) };
+    let Some(zeroes) = greet(&mut both)? else { return Ok(()) };
+    let Agreed::Export(index, dialect) = haggle(&mut both, exports, Offer::Plain, zeroes)? else { return Ok(()) };
     let Some(export) = exports.get(index) else { return Ok(()) };
     let output = both.1;
     let served = Connection::new(input, output, export, dialect).serve();
@@ -441,71 +435,4 @@ fn bind_unix(path: &Path) -> Result<UnixListener> {
     rustix::net::bind(&socket, &address).map_err(failed)?;
     rustix::net::listen(&socket, 128).map_err(failed)?;
     Ok(socket.into())
-}
-
-/// A client's stream.
-#[derive(Debug)]
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-/// The same call on either kind of stream.
-macro_rules! either {
-    ($stream:expr, $inner:ident => $call:expr) => {
-        match $stream {
-            Stream::Unix($inner) => $call,
-            Stream::Tcp($inner) => $call,
-        }
-    };
-}
-
-impl Stream {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        either!(self, stream => stream.as_fd())
-    }
-
-    /// Blocking, without delays, with room, and noticing a machine that is gone.
-    fn prepare(&self) -> std::io::Result<()> {
-        either!(self, stream => stream.set_nonblocking(false))?;
-        match self {
-            // The kernel takes what its limit allows of it.
-            Self::Unix(stream) => rustix::net::sockopt::set_socket_send_buffer_size(stream, SOCKET_BYTES)?,
-            Self::Tcp(stream) => {
-                stream.set_nodelay(true)?;
-                rustix::net::sockopt::set_socket_keepalive(stream, true)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn set_timeout(&self, time: Option<Duration>) -> std::io::Result<()> {
-        either!(self, stream => stream.set_read_timeout(time).and_then(|()| stream.set_write_timeout(time)))
-    }
-
-    fn try_clone(&self) -> std::io::Result<Self> {
-        Ok(match self {
-            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
-            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
-        })
-    }
-
-    fn shutdown(&self) -> std::io::Result<()> {
-        either!(self, stream => stream.shutdown(Shutdown::Both))
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        either!(self, stream => stream.read(buf))
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        either!(self, stream => stream.write(buf))
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        either!(self, stream => stream.flush())
-    }
 }

@@ -714,19 +714,19 @@ mod addresses {
     fn beyond_loopback_only_by_name_and_a_dead_socket_is_replaced() {
         use std::os::unix::fs::PermissionsExt as _;
         let far = Address::Tcp("0.0.0.0:0".to_owned());
-        assert_eq!(Server::bind(&far, false, vec![]).unwrap_err().kind(), Kind::NotPermitted);
-        Server::bind(&far, true, vec![]).unwrap();
-        let near = Server::bind(&Address::Tcp("[::1]:0".to_owned()), false, vec![]);
+        assert_eq!(Server::bind(&far, None, false, vec![]).unwrap_err().kind(), Kind::NotPermitted);
+        Server::bind(&far, None, true, vec![]).unwrap();
+        let near = Server::bind(&Address::Tcp("[::1]:0".to_owned()), None, false, vec![]);
         if let Ok(near) = near {
             assert!(near.uri().unwrap().starts_with("nbd://[::1]:"));
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b%.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let server = Server::bind(&Address::Unix(path.clone()), false, vec![]).unwrap();
+        let server = Server::bind(&Address::Unix(path.clone()), None, false, vec![]).unwrap();
         assert!(server.uri().unwrap().ends_with("/a%20b%25.sock"));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let second = Server::bind(&Address::Unix(path.clone()), false, vec![]);
+        let second = Server::bind(&Address::Unix(path.clone()), None, false, vec![]);
         assert_eq!(second.unwrap_err().kind(), Kind::Exists);
         let (stop, to_stop) = rustix::pipe::pipe().unwrap();
         drop(to_stop);
@@ -734,7 +734,7 @@ mod addresses {
         assert!(!path.exists());
         // What is no socket stays.
         std::fs::write(&path, "mine").unwrap();
-        assert!(Server::bind(&Address::Unix(path.clone()), false, vec![]).is_err());
+        assert!(Server::bind(&Address::Unix(path.clone()), None, false, vec![]).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     }
 }

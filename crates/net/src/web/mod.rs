@@ -9,11 +9,9 @@
 //! encoding     Accept-Encoding (section 12.5.3)
 //! body         bytes of a file as they are sent: parts of it, or compressed
 //! listing      a folder as a page
-//! certificate  made on the spot
 //! ```
 
 mod body;
-mod certificate;
 mod conditional;
 mod encoding;
 mod listing;
@@ -22,6 +20,5 @@ mod range;
 mod server;
 mod site;
 
-pub use certificate::{Certificate, Sha256Hex};
 pub use server::{Server, Visit};
 pub use site::{Options, Site};

@@ -15,7 +15,9 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::Body;
-use super::{Certificate, Site};
+use tls::Certificate;
+
+use super::Site;
 use crate::{Error, Result, ResultExt as _};
 
 /// Connections at a time; more wait to be taken.
@@ -86,7 +88,8 @@ impl Server {
         let what = || "starting the server";
         let mut threads = tokio::runtime::Builder::new_current_thread();
         let runtime = threads.enable_all().max_blocking_threads(READERS_MAX).build().context(what)?;
-        let acceptor = self.certificate.map(|certificate| certificate.configuration()).transpose()?;
+        let configuration = |certificate: Certificate| certificate.configuration(&["h2", "http/1.1"]).context(what);
+        let acceptor = self.certificate.map(configuration).transpose()?;
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).keep_alive_interval(PATIENCE);
