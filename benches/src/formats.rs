@@ -42,10 +42,11 @@ pub fn rows(program: &Path) -> Vec<Row> {
         let socket = |socket: &Path| socket.to_str().unwrap().to_owned();
         let _ours = start(&[program, "serve", file, "--read-only", "--nbd", &socket(&ours)], &ours);
         let _qemu = start(&["qemu-nbd", "-r", "-t", "-e", "8", "-f", "qcow2", "-k", &socket(&theirs), file], &theirs);
+        let small = Load { bytes: 4096, depth: 32, random: true, write: false };
         for (what, load, goal) in [
-            ("4 KiB random reads, 32 under way", Load { bytes: 4096, depth: 32, random: true }, 2.0),
-            ("4 KiB random reads, 1 under way", Load { bytes: 4096, depth: 1, random: true }, 1.0),
-            ("128 KiB reads in order, 8 under way", Load { bytes: 128 << 10, depth: 8, random: false }, 1.0),
+            ("4 KiB random reads, 32 under way", small, 2.0),
+            ("4 KiB random reads, 1 under way", Load { depth: 1, ..small }, 2.0),
+            ("128 KiB reads in order, 8 under way", Load { bytes: 128 << 10, depth: 8, random: false, ..small }, 1.0),
         ] {
             let (mut one, mut two) = (Client::connect(&ours), Client::connect(&theirs));
             let contest = Contest::new(format!("{name} as NBD: {what}"), Unit::OperationsPerSecond)
@@ -55,6 +56,7 @@ pub fn rows(program: &Path) -> Vec<Row> {
             rows.push(contest.run(ROUNDS));
         }
     }
+    rows.extend(writes(program, &scratch, &qcow2));
     let (to, theirs) = (path("to"), path("theirs"));
     for (name, from, format, ours, qemu) in [
         ("raw to qcow2", &raw, "qcow2", vec![], vec!["-f", "raw"]),
@@ -68,6 +70,41 @@ pub fn rows(program: &Path) -> Vec<Row> {
             .goal(1.0, "qemu-img")
             .timed("loopbox", || write(&ours, &to))
             .timed("qemu-img", || write(&qemu, &theirs));
+        rows.push(contest.run(ROUNDS));
+    }
+    rows
+}
+
+/// Writes into clusters that are there, and into an image that is empty.
+fn writes(program: &str, scratch: &Scratch, full: &str) -> Vec<Row> {
+    let path = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
+    let (ours, theirs) = (path("written.qcow2"), path("written-by-qemu.qcow2"));
+    let (our_socket, socket) = (path("writes.sock"), path("writes-qemu.sock"));
+    let load = Load { bytes: 4096, depth: 32, random: true, write: true };
+    let mut rows = Vec::new();
+    for (what, make) in [
+        ("4 KiB random writes over data, 32 under way", vec!["cp", full]),
+        ("4 KiB random writes into an empty image, 32 under way", vec!["qemu-img", "create", "-q", "-f", "qcow2"]),
+    ] {
+        // A new image each time: one that was written to is not empty any more.
+        let begin = |image: &str| {
+            let words = [make.as_slice(), &[image], if make[0] == "cp" { &[] } else { &["512M"] }].concat();
+            write(&words, image);
+        };
+        let contest = Contest::new(format!("qcow2 as NBD: {what}"), Unit::OperationsPerSecond)
+            .goal(1.0, "qemu-nbd")
+            .value("loopbox", || {
+                begin(&ours);
+                let socket = Path::new(&our_socket);
+                let _server = start(&[program, "serve", &ours, "--nbd", &our_socket], socket);
+                Client::connect(socket).run(load)
+            })
+            .value("qemu-nbd", || {
+                begin(&theirs);
+                let words = ["qemu-nbd", "-t", "-e", "8", "-f", "qcow2", "-k", &socket, &theirs];
+                let _server = start(&words, Path::new(&socket));
+                Client::connect(Path::new(&socket)).run(load)
+            });
         rows.push(contest.run(ROUNDS));
     }
     rows

@@ -71,13 +71,13 @@ pub fn rows(program: &Path) -> Vec<Row> {
     let options = format!("driver=luks,key-secret=key,file.filename={volume}");
     let words = ["qemu-nbd", "-t", "-e", "8", "--object", &secret, "--image-opts", "-k", &qemu_path, &options];
     let _qemu = start(&words, &qemu);
-    let small = |depth| Load { bytes: 4096, depth, random: true };
+    let small = |depth| Load { bytes: 4096, depth, random: true, write: false };
     for (name, load) in [
         ("LUKS through NBD, page cache, 4 KiB random reads, 32 under way", small(32)),
         ("LUKS through NBD, page cache, 4 KiB random reads, 1 under way", small(1)),
         (
             "LUKS through NBD, page cache, 128 KiB reads in order, 8 under way",
-            Load { bytes: PIECE as u32, depth: 8, random: false },
+            Load { bytes: PIECE as u32, depth: 8, random: false, write: false },
         ),
     ] {
         let (mut one, mut two) = (Client::connect(&ours), Client::connect(&qemu));

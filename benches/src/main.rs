@@ -14,6 +14,7 @@ mod luks;
 mod nbd;
 mod net;
 mod run;
+mod vhost;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("disk", disk::rows),
     ("loop", disk::loop_rows),
     ("nbd", nbd::rows),
+    ("vhost", vhost::rows),
     ("luks", luks::rows),
     ("formats", formats::rows),
     ("net", net::rows),

@@ -16,7 +16,7 @@ use crate::contest::{Contest, Row, Unit};
 use crate::images::evict;
 
 /// Bytes of the image.
-const IMAGE_BYTES: u64 = 512 << 20;
+pub const IMAGE_BYTES: u64 = 512 << 20;
 /// How long a round lasts.
 const ROUND: Duration = Duration::from_millis(1000);
 /// Rounds of a row.
@@ -50,6 +50,8 @@ pub struct Load {
     pub depth: usize,
     /// Anywhere, or one after the other.
     pub random: bool,
+    /// Writes rather than reads.
+    pub write: bool,
 }
 
 /// A client on a stream of its own, with simple replies: the least that any server has to do.
@@ -85,15 +87,18 @@ impl Client {
             self.next % blocks
         };
         out.extend(0x2560_9513_u32.to_be_bytes());
-        out.extend([0; 4]);
+        out.extend([0, 0, 0, u8::from(load.write)]);
         out.extend(block.to_be_bytes());
         out.extend((block * u64::from(load.bytes)).to_be_bytes());
         out.extend(load.bytes.to_be_bytes());
+        if load.write {
+            out.resize(out.len() + load.bytes as usize, block as u8);
+        }
     }
 
     /// Requests a second.
     pub fn run(&mut self, load: Load) -> f64 {
-        let reply = 16 + load.bytes as usize;
+        let reply = if load.write { 16 } else { 16 + load.bytes as usize };
         let mut input = vec![0; (reply * load.depth).clamp(64 << 10, 4 << 20)];
         let (mut filled, mut skip, mut done, mut under_way) = (0, 0, 0_u64, 0);
         let mut out = Vec::new();
@@ -171,8 +176,8 @@ pub fn rows(program: &Path) -> Vec<Row> {
     let path = |socket: &Path| socket.to_str().unwrap().to_owned();
     let program = program.to_str().unwrap();
 
-    let small = |depth| Load { bytes: 4096, depth, random: true };
-    let large = Load { bytes: 128 << 10, depth: 8, random: false };
+    let small = |depth| Load { bytes: 4096, depth, random: true, write: false };
+    let large = Load { bytes: 128 << 10, depth: 8, random: false, write: false };
     let mut rows = Vec::new();
     {
         let _ours = start(&[program, "serve", image, "--nbd", &path(&ours)], &ours);

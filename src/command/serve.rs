@@ -1,4 +1,4 @@
-//! `loopbox serve`: an image offered to other programs over the network block device protocol.
+//! `loopbox serve`: an image offered to other programs, as a network block device or as the virtio disk of a guest.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,6 +16,7 @@ use block::{Error, Kind, ResultExt as _};
 use export::counters::{self, Asked, Counted, Counters};
 use export::nbd::{Address, Ending, Export, NAME_BYTES_MAX, Security, Server, serve_one};
 use export::registry::{Place, Process, Registry, Working};
+use export::vhost_user;
 use format::spec::{Spec, Step};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -29,11 +30,13 @@ use crate::{certificate, print};
 /// How long a command may take to end once it is asked to.
 const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
-/// Offer images as network block devices (NBD), until Ctrl-C: to QEMU, nbdcopy, nbdfuse, fio, the kernel's nbd client.
+/// Offer images as network block devices (NBD), until Ctrl-C: to QEMU, nbdcopy, nbdfuse, fio, the kernel's nbd client;
+/// or one of them to a guest, as its virtio disk (vhost-user).
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "loopbox serve [OPTIONS] [NAME=]IMAGE... --nbd ADDRESS\n       loopbox serve [OPTIONS] \
-                      [NAME=]IMAGE... --stdio\n       loopbox serve [OPTIONS] [NAME=]IMAGE... -- COMMAND [ARGUMENT]...",
+                      [NAME=]IMAGE... --stdio\n       loopbox serve [OPTIONS] [NAME=]IMAGE... -- COMMAND [ARGUMENT]...\n       loopbox serve \
+                      [OPTIONS] IMAGE --vhost-user SOCKET",
     after_help = "One image has the empty name; several have their file names, and the first is also the default.\n\
                   With COMMAND, loopbox ends when it ends, with its exit status; $uri in its environment says where \
                   the images are, and $unixsocket the path of the socket."
@@ -50,6 +53,10 @@ pub struct Args {
     /// Serve the one client at the other end of standard input and output.
     #[arg(long, conflicts_with_all = ["nbd", "command", "exit_with_client"])]
     stdio: bool,
+
+    /// Serve one image as the virtio disk of a guest (vhost-user-blk), on a unix socket.
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["nbd", "stdio", "tls", "tls_certificates"])]
+    vhost_user: Option<PathBuf>,
 
     /// Refuse writes.
     #[arg(short, long)]
@@ -134,14 +141,22 @@ fn security(args: &Tls, address: &Address) -> std::result::Result<Option<Securit
 /// Serves until it is told to end.
 pub fn run(args: &Args) -> Result {
     args.key.remember();
-    if args.nbd.is_none() && !args.stdio && args.command.is_empty() {
-        return Err(Error::new(Kind::Invalid, "no way to serve: say --nbd ADDRESS, --stdio, or -- COMMAND").into());
+    if args.nbd.is_none() && !args.stdio && args.vhost_user.is_none() && args.command.is_empty() {
+        let ways = "no way to serve: say --nbd ADDRESS, --vhost-user SOCKET, --stdio, or -- COMMAND";
+        return Err(Error::new(Kind::Invalid, ways).into());
     }
     let (exports, places) = exports(args)?;
     let signals = SignalFd::new(&[signal::TERM, signal::INT, signal::HUP]).context(|| "signals")?;
     if args.stdio {
         let _shown = show(&exports, Process { images: places, ..Process::default() });
         return serve_standard_streams(exports, &signals);
+    }
+    let ending = if args.exit_with_client { Ending::WithClients } else { Ending::Asked };
+    if let Some(path) = &args.vhost_user {
+        let server = guest_server(path, &exports)?;
+        let socket = server.socket().to_path_buf();
+        let served = Served { exports, places, uri: None, socket: Some(&socket), leftover: Some(&socket) };
+        return serve(args, served, &signals, |stop| server.serve(&stop, ending, warn));
     }
     let folder = if args.nbd.is_none() { Some(Folder::new()?) } else { None };
     let address = match (&args.nbd, &folder) {
@@ -151,32 +166,62 @@ pub fn run(args: &Args) -> Result {
     };
     let security = security(&args.tls, &address)?;
     let server = Server::bind(&address, security, args.beyond_loopback, exports.clone())?;
-    let uri = server.uri()?;
-    let folder_or_socket = folder.as_ref().map(|Folder(path)| path.clone()).or(server.socket().map(Path::to_owned));
+    let (uri, socket) = (server.uri()?, server.socket().map(Path::to_path_buf));
+    let folder = folder.as_ref().map(|Folder(path)| path.as_path());
+    let leftover = folder.or(socket.as_deref());
+    let served = Served { exports, places, uri: Some(&uri), socket: socket.as_deref(), leftover };
+    serve(args, served, &signals, |stop| server.serve(&stop, ending, &warn))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape of a report")]
+fn warn(error: Error) {
+    print::warning(&print::error_text(&error));
+}
+
+/// The disk of a guest, which is one.
+fn guest_server(path: &Path, exports: &[Export]) -> block::Result<vhost_user::Server> {
+    match exports {
+        [export] => vhost_user::Server::bind(path, export),
+        _ => Err(Error::new(Kind::Invalid, "--vhost-user serves one image: a socket is one disk")),
+    }
+}
+
+/// What is served, and where.
+struct Served<'a> {
+    exports: Vec<Export>,
+    places: Vec<Place>,
+    uri: Option<&'a str>,
+    socket: Option<&'a Path>,
+    /// What is to be removed when this is killed.
+    leftover: Option<&'a Path>,
+}
+
+/// Says where, or runs the command; and serves until it is told to end, or the command has.
+fn serve(args: &Args, served: Served<'_>, signals: &SignalFd, serve: impl FnOnce(Any) -> block::Result<()>) -> Result {
+    let Served { exports, places, uri, socket, leftover } = served;
+    let path = socket.map(|path| print::escaped(path.as_os_str().as_bytes())).unwrap_or_default();
     let shown = show(
         &exports,
         Process {
             images: places,
-            uri: Some(uri.clone()),
+            uri: Some(uri.unwrap_or(&path).to_owned()),
             command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
-            leftovers: folder_or_socket.into_iter().collect(),
+            leftovers: leftover.into_iter().map(Path::to_path_buf).collect(),
             ..Process::default()
         },
     );
     drop(exports);
     let mut child = match args.command.split_first() {
-        Some((program, words)) => Some(spawn(program, words, &uri, server.socket(), &signals)?),
+        Some((program, words)) => Some(spawn(program, words, uri.unwrap_or_default(), socket, signals)?),
         None => None,
     };
     if child.is_none() {
-        print::line(&uri)?;
+        print::line(uri.unwrap_or(&path))?;
         std::io::stdout().flush()?;
     }
-    let stop = any_of(&signals, child.as_ref())?;
-    let ending = if args.exit_with_client { Ending::WithClients } else { Ending::Asked };
-    let served = server.serve(&stop, ending, &|error| print::warning(&print::error_text(&error)));
+    let served = serve(any_of(signals, child.as_ref())?);
     drop(shown);
-    heard(&signals)?;
+    heard(signals)?;
     let status = child.as_mut().map(end).transpose();
     served?;
     Ok(status?.map_or(Status::Done, |status| Status::Code(code(status))))
@@ -188,6 +233,10 @@ fn show(exports: &[Export], process: Process) -> Option<(Working, Option<Asked>)
         Some(uri) => format!("{} at {uri}", place.image),
         None => place.image.clone(),
     });
+    let kind = match &process.uri {
+        Some(uri) if !uri.starts_with("nbd") => "vhost-user",
+        _ => "nbd",
+    };
     let counted: Vec<_> = names.zip(exports.iter().map(|export| Arc::clone(&export.counters))).collect();
     let process = Process { verb: "serve".to_owned(), ..process };
     let working = Registry::of_user().and_then(|registry| registry.work(process)).ok()?;
@@ -195,7 +244,7 @@ fn show(exports: &[Export], process: Process) -> Option<(Working, Option<Asked>)
     let answer = move || {
         let of = |(name, counters): &(String, Arc<Counters>)| Counted {
             clients: Some(counters.clients()),
-            ..counters.counted("nbd", name)
+            ..counters.counted(kind, name)
         };
         counted.iter().map(of).collect()
     };

@@ -34,6 +34,7 @@ mod run_machines;
 mod run_worlds;
 mod run_written;
 mod serve;
+mod serve_guest;
 mod serve_tls;
 mod sound;
 mod sound_browsers;

@@ -93,7 +93,7 @@ impl Drop for Client {
 /// What was counted of one thing, so far.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Counted {
-    /// What it is: `disk`, `mount`, `nbd`, `sound`.
+    /// What it is: `disk`, `mount`, `nbd`, `vhost-user`, `sound`.
     pub kind: String,
     /// Its name: a path, mostly.
     pub name: String,

@@ -3,6 +3,7 @@
 //! ```text
 //! loop_device   the kernel's loop driver: /dev/loopN                 root
 //! nbd           a network block device: unix socket, TCP, standard streams   any user
+//! vhost_user    a virtio disk of a guest: unix socket          any user
 //! fuse          a node file that is a disk; a directory of files     any user
 //! counters      what they did, for those who ask
 //! copy          one device into another, on several threads
@@ -19,9 +20,12 @@ mod holders;
 pub mod loop_device;
 pub mod mount_table;
 pub mod nbd;
+mod pace;
 pub mod registry;
 pub mod server;
+mod socket;
 pub mod user;
+pub mod vhost_user;
 
 use std::sync::Arc;
 

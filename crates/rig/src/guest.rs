@@ -261,7 +261,8 @@ impl Guest {
         command.args(["-M", "q35", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-display", "none", "-smp", &self.processors.to_string()]);
         command.args(["-m", &format!("{}M", self.memory_mib)]);
-        command.args(["-accel", if self.processors > 1 { "tcg,thread=multi" } else { "tcg" }]);
+        // On one thread: a kernel that patches its code while another processor runs it may stumble over it otherwise.
+        command.args(["-accel", "tcg,thread=single"]);
         command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
         command.args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check random.trust_cpu=on"]);
         let mut serial = OsString::from("file:");

@@ -6,6 +6,7 @@
 //! - [`User`]: the same test as root and as an ordinary user.
 //! - [`guest`]: a Debian kernel in a machine of QEMU, with modules, disks and a script.
 //! - [`sound`]: other sound servers, without hardware.
+//! - [`vhost`]: the driver's side of a virtio disk, without a guest.
 //! - [`tree`]: a tree of files with everything awkward in it, and manifests of two trees to compare.
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
@@ -20,6 +21,7 @@ pub mod guest;
 pub mod kernel;
 pub mod sound;
 pub mod tree;
+pub mod vhost;
 
 /// The ordinary user of the tests; `cargo xtask setup` makes it.
 pub const ORDINARY_USER: &str = "loopbox-test";

@@ -11,9 +11,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use block::{BlockDevice, Error, Kind, Result, Source, Zero, check_range};
 
@@ -22,6 +20,7 @@ use super::reply::{self, Output, Status};
 use super::wire::{self, Request, command, error, flag};
 use super::{EXTENTS_MAX, Export, PAYLOAD_BYTES_MAX};
 use crate::counters::{Client, Counters, Operation};
+use crate::pace::Pace;
 
 /// Threads of a connection that wait for the disk.
 const WORKERS: usize = 16;
@@ -97,32 +96,6 @@ enum Answered {
     Yes,
     /// It would have to wait for the disk.
     WouldWait,
-}
-
-/// Whether a device that does not say where its bytes are was fast lately: memory is, a disk is not.
-#[derive(Default)]
-struct Pace {
-    /// Requests that are still handed to workers before the device is tried again.
-    slow: AtomicU32,
-}
-
-impl Pace {
-    /// Requests that one slow one costs.
-    const SLOW_REQUESTS: u32 = 64;
-
-    fn is_slow(&self) -> bool {
-        self.slow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-    }
-
-    /// Does it, and looks how long `len` bytes take.
-    fn timed<T>(&self, len: u64, what: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let done = what();
-        if start.elapsed() > Duration::from_micros(50 + len / 1024) {
-            self.slow.store(Self::SLOW_REQUESTS, Ordering::Relaxed);
-        }
-        done
-    }
 }
 
 /// As what a request is counted that was done.
@@ -507,15 +480,8 @@ impl<W: Write + Send> Shared<W> {
             } else {
                 data.get_or_insert_with(|| reply::open_data(output, self.dialect, request, at));
                 let room = output.room(len as usize);
-                match extent.source {
-                    Source::Hole | Source::Zero => room.fill(0),
-                    Source::File { fd, offset } if quick => match sys::file::read_cached(fd, room, offset) {
-                        Ok(read) if read == room.len() => {}
-                        _ => return Ok(Answered::WouldWait),
-                    },
-                    Source::Data if quick && self.pace.is_slow() => return Ok(Answered::WouldWait),
-                    Source::Data => self.pace.timed(len, || self.device.read_at(room, at))?,
-                    Source::File { .. } => self.device.read_at(room, at)?,
+                if !self.pace.read(&self.device, extent, room, at, quick)? {
+                    return Ok(Answered::WouldWait);
                 }
             }
             at += len;

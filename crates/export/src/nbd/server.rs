@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +10,14 @@ use std::time::{Duration, Instant};
 
 use block::{Error, Kind, Result, ResultExt as _};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
 use super::connection::Connection;
 use super::handshake::{Agreed, Dialect, Offer, greet, haggle};
 use super::line::{Both, Line, Secure, Socket};
 use super::{CONNECTIONS_MAX, Export};
+use crate::socket::{self, Name};
 
 /// How long a client may take to agree.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
@@ -87,26 +85,6 @@ enum Listener {
     Tcp(TcpListener),
 }
 
-/// The name of a unix socket, taken away when dropped, unless another has replaced it.
-#[derive(Debug)]
-struct Name {
-    path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        if identity(&self.path).ok() == Some(self.identity) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
 /// A server that listens. Dropping it takes its unix socket away.
 #[derive(Debug)]
 pub struct Server {
@@ -132,10 +110,8 @@ impl Server {
     ) -> Result<Self> {
         let listener = match address {
             Address::Unix(path) => {
-                let path = std::path::absolute(path).context(|| format!("listening on {}", path.display()))?;
-                let listener = bind_unix(&path)?;
-                let identity = identity(&path).context(|| format!("listening on {}", path.display()))?;
-                Listener::Unix(listener, Name { path, identity })
+                let (listener, name) = socket::listen(path)?;
+                Listener::Unix(listener, name)
             }
             Address::Tcp(text) => {
                 let what = || format!("listening on {text}");
@@ -408,31 +384,4 @@ pub fn serve_one(mut input: impl Read, output: impl Write + Send, exports: &[Exp
     let served = Connection::new(input, output, export, dialect).serve();
     let flushed = if export.device.limits().read_only { Ok(()) } else { export.device.flush() };
     served.and(flushed)
-}
-
-/// Binds a unix socket that only its owner can reach; one that a dead server left is replaced.
-fn bind_unix(path: &Path) -> Result<UnixListener> {
-    let what = || format!("listening on {}", path.display());
-    let failed = |errno| Error::io(what(), errno);
-    let address = SocketAddrUnix::new(path).map_err(failed)?;
-    let socket =
-        |flags| rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | flags, None);
-    if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-        let probe = socket(SocketFlags::NONBLOCK).map_err(failed)?;
-        match rustix::net::connect(&probe, &address) {
-            Err(Errno::CONNREFUSED) => std::fs::remove_file(path).context(what)?,
-            Err(Errno::NOENT) => {}
-            // One that is too busy to answer at once is alive too.
-            Ok(()) | Err(Errno::AGAIN) => {
-                return Err(Error::new(Kind::Exists, format!("another server listens on {}", path.display())));
-            }
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-    let socket = socket(SocketFlags::empty()).map_err(failed)?;
-    // The name gets the mode of the socket: there is no moment in which others could connect.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-    rustix::net::bind(&socket, &address).map_err(failed)?;
-    rustix::net::listen(&socket, 128).map_err(failed)?;
-    Ok(socket.into())
 }
