@@ -28,8 +28,8 @@ use crate::progress::ShownMade;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "File system")]
 pub struct Filled {
-    /// The file system: fat (12, 16 or 32, as the size demands), fat32, exfat, iso (with Rock Ridge and
-    /// Joliet) or squashfs.
+    /// The file system: ext4, fat (12, 16 or 32, as the size demands), fat32, exfat, iso (with Rock Ridge and Joliet),
+    /// squashfs or erofs.
     #[arg(long = "fs", value_name = "NAME")]
     pub file_system: Option<String>,
 

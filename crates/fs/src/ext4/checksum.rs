@@ -8,7 +8,7 @@
 //! Specification: Documentation/filesystems/ext4/checksums.rst of the kernel.
 
 /// crc32c from the register `seed` on.
-pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
 

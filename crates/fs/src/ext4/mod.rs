@@ -20,7 +20,7 @@
 
 mod block_map;
 mod cache;
-mod checksum;
+pub(crate) mod checksum;
 mod corrupt;
 mod directory;
 mod extent;

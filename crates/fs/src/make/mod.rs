@@ -9,8 +9,10 @@
 //! |---|---|---|---|---|---|---|
 //! | FAT | read-only or not | left out; a hard link becomes a copy | left out | – | 2 s | – |
 //! | exFAT | read-only or not | left out; a hard link becomes a copy | left out | – | 10 ms | – |
+//! | ext4 | yes | yes | yes | yes, up to a block of them | 1 ns | yes |
 //! | ISO 9660 | yes | yes | yes | user, trusted, security | 1 s, 1900 to 2155 | no |
 //! | squashfs | yes | yes | yes | user, trusted, security | 1 s, 1970 to 2106 | blocks of zeroes |
+//! | erofs | yes | yes | yes | yes | 1 ns | yes |
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -25,6 +27,8 @@ use crate::progress::Progress;
 use crate::{FileSystem, Time, fat};
 
 mod content;
+mod erofs;
+mod ext4;
 mod fat_tree;
 mod iso9660;
 mod squashfs;
@@ -41,6 +45,10 @@ pub enum Type {
     Fat32,
     /// exFAT.
     ExFat,
+    /// ext4.
+    Ext4,
+    /// erofs.
+    Erofs,
     /// ISO 9660 with Rock Ridge and Joliet.
     Iso9660,
     /// squashfs 4.0.
@@ -49,11 +57,13 @@ pub enum Type {
 
 impl Type {
     /// The names that people give them.
-    pub const NAMES: &[&str] = &["fat", "fat32", "exfat", "iso", "squashfs"];
+    pub const NAMES: &[&str] = &["ext4", "fat", "fat32", "exfat", "iso", "squashfs", "erofs"];
 
     /// The one of that name.
     pub fn of_name(name: &str) -> Option<Self> {
         Some(match name {
+            "ext4" => Self::Ext4,
+            "erofs" => Self::Erofs,
             "fat" | "vfat" => Self::Fat,
             "fat32" => Self::Fat32,
             "exfat" => Self::ExFat,
@@ -69,15 +79,15 @@ impl Type {
             // As Windows has it: FAT with the addresses of large disks; NTFS, and what came after.
             Self::Fat | Self::Fat32 => (0x0c, "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"),
             Self::ExFat => (0x07, "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"),
-            Self::Iso9660 | Self::SquashFs => (0x83, "0fc63daf-8483-4772-8e79-3d69d8477de4"),
+            Self::Ext4 | Self::Iso9660 | Self::SquashFs | Self::Erofs => (0x83, "0fc63daf-8483-4772-8e79-3d69d8477de4"),
         }
     }
 
     /// Whether a size can be given: others are as large as what they hold.
     pub fn has_size(self) -> bool {
         match self {
-            Self::Fat | Self::Fat32 | Self::ExFat => true,
-            Self::Iso9660 | Self::SquashFs => false,
+            Self::Ext4 | Self::Fat | Self::Fat32 | Self::ExFat => true,
+            Self::Iso9660 | Self::SquashFs | Self::Erofs => false,
         }
     }
 }
@@ -115,6 +125,8 @@ impl Make {
     pub fn size(&self, tree: &Tree) -> Result<u64> {
         match self.file_system {
             Type::Fat | Type::Fat32 | Type::ExFat => fat_tree::size(&self.format(tree), tree),
+            Type::Ext4 => ext4::size(self, tree),
+            Type::Erofs => erofs::size(self, tree),
             Type::Iso9660 => iso9660::size(self, tree),
             Type::SquashFs => squashfs::size(tree),
         }
@@ -136,6 +148,8 @@ impl Make {
             Type::Fat | Type::Fat32 | Type::ExFat => {
                 fat_tree::write(&self.format(tree), tree, source, device, progress)
             }
+            Type::Ext4 => ext4::write(self, tree, source, &**device, progress),
+            Type::Erofs => erofs::write(self, tree, source, &**device, progress),
             Type::Iso9660 => iso9660::write(self, tree, source, &**device, progress),
             Type::SquashFs => squashfs::write(self, tree, source, &**device, progress),
         }
