@@ -62,6 +62,13 @@ impl Loop {
     }
 }
 
+/// The command that others are started with: its start is a part of theirs. It is parsed alone, too.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "it is documented where it is defined")]
+pub enum Start {
+    Run(Box<command::run::Args>),
+}
+
 /// The commands, in the order of the help.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "each is documented where it is defined")]
@@ -82,7 +89,8 @@ pub enum Command {
     Mkdir(command::mkdir::Args),
     Rm(command::rm::Args),
     Mv(command::mv::Args),
-    Run(Box<command::run::Args>),
+    #[command(flatten)]
+    Start(Start),
     Link(command::link::Args),
     Top(command::top::Args),
     Show(command::show::Args),
@@ -115,7 +123,7 @@ impl Command {
             Self::Mkdir(args) => command::mkdir::run(&args),
             Self::Rm(args) => command::rm::run(&args),
             Self::Mv(args) => command::mv::run(&args),
-            Self::Run(args) => command::run::run(*args),
+            Self::Start(Start::Run(args)) => command::run::run(*args),
             Self::Link(args) => command::link::run(&args),
             Self::Top(args) => command::top::run(&args),
             Self::Show(args) => command::show::run(&args),
@@ -143,13 +151,16 @@ fn parse() -> Result<(print::Color, Command), clap::Error> {
     if let Some(command) = Loop::plain(&words) {
         return Ok((print::Color::default(), Command::Loop(command)));
     }
+    let first = words.first().map(|first| first.to_string_lossy()).unwrap_or_default();
+    let some = alone(&first, Command::Loop).or_else(|| alone(&first, Command::Start));
     // All else, and whatever is wrong, is for the whole definition.
-    if words.first().is_some_and(|first| Loop::has_subcommand(&first.to_string_lossy()))
-        && let Ok(cli) = Cli::<Loop>::try_parse()
-    {
-        return Ok((cli.color, Command::Loop(cli.command)));
-    }
-    Cli::<Command>::try_parse().map(|cli| (cli.color, cli.command))
+    some.map_or_else(|| Cli::<Command>::try_parse().map(|cli| (cli.color, cli.command)), Ok)
+}
+
+/// The command line by the definition of a part of the commands, where `first` is one of them and nothing is wrong.
+fn alone<C: Subcommand>(first: &str, whole: impl FnOnce(C) -> Command) -> Option<(print::Color, Command)> {
+    let parsed = C::has_subcommand(first).then(Cli::<C>::try_parse)?.ok()?;
+    Some((parsed.color, whole(parsed.command)))
 }
 
 /// Parses the command line, runs the command, prints what went wrong, and returns the exit status.

@@ -1,5 +1,6 @@
 //! Process 1 of the new process namespace: mounts, starts the command, reaps, and dies with the supervisor.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::process::Command;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::{RecvFlags, SendFlags, recv};
-use rustix::process::{Signal, WaitOptions, kill_process, wait, waitpid};
+use rustix::process::{Signal, WaitOptions, kill_process, wait};
 use sys::namespace::{UnshareFlags, unshare};
 use sys::process::{Fork, fork};
 use sys::signalfd::SignalFd;
@@ -21,30 +22,8 @@ use crate::plan::Step;
 use crate::spawn::{Report, Rest};
 use crate::stage::Stage;
 
-/// The parent of process 1, which does nothing else: a process that has made a namespace for its children can start no
-/// threads any more, and the supervisor needs some. Never returns.
-pub(crate) fn parent(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared>) -> ! {
-    let started = rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(io::Error::from)
-        .and_then(|()| unshare(UnshareFlags::NEWPID))
-        .and_then(|()| fork());
-    match started {
-        Ok(Fork::Child) => main(control, signals, rest, images),
-        Ok(Fork::Parent(init)) => {
-            // What holds a mount is process 1, and the one who serves it.
-            drop(images);
-            while let Err(rustix::io::Errno::INTR) = waitpid(Some(init), WaitOptions::empty()) {}
-        }
-        Err(error) => {
-            let report = Report::Failed(error.raw_os_error().unwrap_or(5), 0);
-            let _ = rustix::net::send(control, &report.to_bytes(), SendFlags::NOSIGNAL);
-        }
-    }
-    std::process::exit(0)
-}
-
 /// Does the steps and never returns. Whatever happens is told through `control`.
-fn main(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared>) -> ! {
+pub(crate) fn main(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared>) -> ! {
     let report = live(control, signals, rest, images);
     let _ = rustix::net::send(control, &report.to_bytes(), SendFlags::NOSIGNAL);
     // The kernel kills all processes of the namespace with its first.
@@ -61,6 +40,7 @@ fn live(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared
     }
     let mut images: Vec<Option<Prepared>> = images.into_iter().map(Some).collect();
     let mut stage = Stage::over_the_machine();
+    let mut covers: VecDeque<OwnedFd> = VecDeque::new();
     let mut environment: (bool, &[(OsString, OsString)]) = (false, &[]);
     for (number, step) in rest.steps.iter().enumerate() {
         rest.hold(number);
@@ -68,6 +48,18 @@ fn live(control: &OwnedFd, signals: &SignalFd, rest: &Rest, images: Vec<Prepared
             Step::Environment { alone, variables } => {
                 environment = (*alone, variables);
                 Ok(())
+            }
+            Step::File { path, .. } => {
+                // All of them are made at once: each time costs an unmount.
+                let contents = rest.steps.iter().skip(number).filter_map(|step| match step {
+                    Step::File { content, .. } => Some(content.as_str()),
+                    _ => None,
+                });
+                if covers.is_empty() { mounts::covers(&stage, contents).map(|made| covers = made) } else { Ok(()) }
+                    .and_then(|()| {
+                        let file = covers.pop_front().ok_or(io::ErrorKind::NotFound)?;
+                        mounts::cover(&stage, path, &file)
+                    })
             }
             Step::Run(command) => {
                 drop(images);
@@ -103,7 +95,6 @@ fn do_step(step: &Step, stage: &mut Stage, control: &OwnedFd, images: &mut [Opti
         Step::Dev { all } => mounts::dev(stage, *all),
         Step::Device(device) => mounts::device(stage, device, image(device.image)?, || told(device.image)),
         Step::Bind(bind) => mounts::bind(stage, bind),
-        Step::File { path, content } => mounts::cover(stage, path, content),
         Step::Proc => mounts::proc(stage),
         Step::GuardProc => mounts::guard_proc(stage),
         Step::Seal => mounts::seal(stage),

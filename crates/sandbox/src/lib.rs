@@ -3,9 +3,8 @@
 //! ```text
 //! loopbox          supervisor: new user and network namespaces; passes signals on; owns all threads
 //!   │            and serves the images that the command has mounted
-//!   └─ parent      of process 1: waits, and dies with the supervisor
-//!        └─ init   process 1 of a new process namespace: mounts, reaps; dies with its parent, and all with it
-//!             └─ COMMAND
+//!   └─ init        process 1 of a new process namespace: mounts, reaps; dies with the supervisor, and all with it
+//!        └─ COMMAND
 //! ```
 //!
 //! [`plan`] is pure: what would be done, as steps that can be printed. [`spawn`] does them.

@@ -1,5 +1,6 @@
 //! The steps of process 1 that mount.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -121,18 +122,25 @@ pub(crate) fn bind(stage: &Stage, wanted: &Bind) -> io::Result<()> {
     attach(&tree, &target)
 }
 
-/// Mounts a file with this content over `path`; over the machine's root, only where there is one.
-pub(crate) fn cover(stage: &Stage, path: &Path, content: &str) -> io::Result<()> {
+/// Makes files of these contents, in memory; each is a mount that is nowhere yet.
+pub(crate) fn covers<'a>(stage: &Stage, contents: impl Iterator<Item = &'a str>) -> io::Result<VecDeque<OwnedFd>> {
+    stage.in_workshop(|workshop| {
+        let made = contents.enumerate().map(|(number, content)| {
+            let file = workshop.join(number.to_string());
+            fs::write(&file, content)?;
+            // The mount keeps the file, and the file its file system.
+            copy_of(&file)
+        });
+        made.collect()
+    })
+}
+
+/// Mounts a file over `path`; over the machine's root, only where there is one.
+pub(crate) fn cover(stage: &Stage, path: &Path, file: &OwnedFd) -> io::Result<()> {
     if !stage.is_new() && !stage.has(path)? {
         return Ok(());
     }
-    let target = stage.point(path, Point::File)?;
-    stage.in_workshop(|workshop| {
-        let file = workshop.join("file");
-        fs::write(&file, content)?;
-        // The mount keeps the file, and the file its file system.
-        attach(&copy_of(&file)?, &target)
-    })
+    attach(file, &stage.point(path, Point::File)?)
 }
 
 /// A `/dev` of its own.

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use sys::namespace::{UnshareFlags, unshare};
-use sys::process::{Fork, fork};
+use sys::process::{Fork, fork_first};
 use sys::signalfd::SignalFd;
 
 use crate::image::{Image, Owners, Prepared};
@@ -83,7 +83,7 @@ impl Report {
 /// A command that waits to be let go. Dropping it kills it and all that it started.
 #[derive(Debug)]
 pub struct Running {
-    /// The parent of process 1.
+    /// Process 1.
     init: Option<Pid>,
     control: OwnedFd,
     signals: SignalFd,
@@ -197,10 +197,10 @@ fn start_init(
 ) -> Result<Running> {
     let (control, inner) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .context(|| "socket to process 1")?;
-    match fork().context(|| "starting process 1")? {
+    match fork_first().context(|| "new process namespace")? {
         Fork::Child => {
             drop((control, publish, names));
-            init::parent(&inner, &signals, &rest, images)
+            init::main(&inner, &signals, &rest, images)
         }
         Fork::Parent(init) => Ok(Running {
             init: Some(init),

@@ -10,6 +10,7 @@
 //! below the root is looked up with `RESOLVE_IN_ROOT`, so that links end inside of it, and is known by its descriptor
 //! from then on.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +33,8 @@ pub(crate) struct Stage {
     workshop: PathBuf,
     /// Whether the root is another one than the machine's.
     is_new: bool,
+    /// How often the workshop of a new root was used.
+    used: Cell<u32>,
     /// Whether `/dev` is.
     pub own_dev: bool,
 }
@@ -46,19 +49,26 @@ pub(crate) enum Point {
 impl Stage {
     /// Over the machine's root.
     pub fn over_the_machine() -> Self {
-        Self { root: "/".into(), host: "/".into(), workshop: "/tmp".into(), is_new: false, own_dev: false }
+        Self {
+            root: "/".into(),
+            host: "/".into(),
+            workshop: "/tmp".into(),
+            is_new: false,
+            used: Cell::new(0),
+            own_dev: false,
+        }
     }
 
     /// Makes room for a new root: what was `/` is below `/old` from now on.
     pub fn begin(&mut self) -> io::Result<()> {
-        mount("tmpfs", "/tmp", "tmpfs", FLAGS, Some(c"size=1m,mode=0755"))?;
+        mount("tmpfs", "/tmp", "tmpfs", FLAGS, Some(c"size=4m,mode=0755"))?;
         for folder in ["/tmp/new", "/tmp/old", "/tmp/work"] {
             std::fs::create_dir(folder)?;
         }
         pivot_root("/tmp", "/tmp/old")?;
         chdir("/")?;
-        *self =
-            Self { root: "/new".into(), host: "/old".into(), workshop: "/work".into(), is_new: true, own_dev: false };
+        let (root, host, workshop) = ("/new".into(), "/old".into(), "/work".into());
+        *self = Self { root, host, workshop, is_new: true, used: Cell::new(0), own_dev: false };
         Ok(())
     }
 
@@ -149,8 +159,15 @@ impl Stage {
         look(folder, Path::new(name), OFlags::NOFOLLOW)
     }
 
-    /// Puts a mount together in a folder of its own, in memory and out of sight, and moves what `make` says to `target`.
+    /// Puts a mount together in a folder of its own, in memory and out of sight, from where `make` moves it to its place.
+    ///
+    /// The workshop of a new root stays until that is entered: an unmount waits for all processors.
     pub fn in_workshop<T>(&self, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+        if self.is_new {
+            let folder = self.workshop.join(self.used.replace(self.used.get().saturating_add(1)).to_string());
+            std::fs::create_dir(&folder)?;
+            return make(&folder);
+        }
         mount("tmpfs", &self.workshop, "tmpfs", FLAGS, Some(c"size=4m,mode=0755"))?;
         let made = make(&self.workshop);
         // What was moved away stays, and so does what others are made of.
@@ -226,8 +243,7 @@ mod tests {
         link("../../../../../outside", "etc/up");
         link(scratch.path().join("outside").to_str().unwrap(), "absolute");
         link("round", "round");
-        let stage =
-            Stage { root: root.clone(), host: "/".into(), workshop: "/tmp".into(), is_new: true, own_dev: false };
+        let stage = Stage { root: root.clone(), is_new: true, ..Stage::over_the_machine() };
         stage.point(Path::new("/etc/resolv.conf"), Point::File).unwrap();
         assert!(root.join("run/systemd/resolve/stub.conf").is_file());
         stage.point(Path::new("/etc/up/a/b"), Point::Folder).unwrap();

@@ -68,14 +68,20 @@ impl Mapper {
                 drop(go);
                 let mut byte = [0];
                 let told = rustix::io::read(&wait, &mut byte) == Ok(1) && signals.unblock().is_ok();
-                let map = |program: &str, own: u32, (first, count): (u32, u32)| {
+                let start = |program: &str, own: u32, (first, count): (u32, u32)| {
                     let words = [parent.as_raw_pid(), 0].map(|number| number.to_string());
                     let rest = [own, 1, 1, first, count].map(|number| number.to_string());
                     let mut command = Command::new(program);
                     command.args(words).args(rest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                    command.status().is_ok_and(|status| status.success())
+                    command.spawn().ok()
                 };
-                let done = told && map("newuidmap", outside.0, other.uids) && map("newgidmap", outside.1, other.gids);
+                // Side by side: each of them takes as long as all the rest of the start.
+                let done = told && {
+                    let both = [start("newuidmap", outside.0, other.uids), start("newgidmap", outside.1, other.gids)];
+                    let done = both
+                        .map(|child| child.is_some_and(|mut child| child.wait().is_ok_and(|status| status.success())));
+                    done == [true, true]
+                };
                 std::process::exit(i32::from(!done))
             }
         }

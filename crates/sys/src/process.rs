@@ -22,14 +22,39 @@ pub enum Fork {
 /// [`io::ErrorKind::ResourceBusy`] when there are more threads than the calling one (their locks would stay locked in
 /// the copy for ever); else what the kernel said.
 pub fn fork() -> io::Result<Fork> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("fork with {threads} threads running")));
-    }
+    check_single_thread()?;
     // SAFETY: fork itself has no preconditions on memory. What makes it dangerous are locks held by other threads
     // (allocator, standard streams), which the child would inherit locked; there is no other thread, as counted above,
     // and only this thread could start one.
-    let pid = unsafe { libc::fork() };
+    which(unsafe { libc::fork() })
+}
+
+/// The same, with the second process as the first of a new process namespace. The calling process stays as it is: unlike
+/// one that has made a namespace for its children by `unshare(2)`, it can start threads.
+///
+/// # Errors
+/// As [`fork`]; `EPERM` where the machine forbids the namespace.
+pub fn fork_first() -> io::Result<Fork> {
+    check_single_thread()?;
+    // The signal is what the parent is told the end by.
+    let flags = i64::from(libc::CLONE_NEWPID | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child has a copy of all memory and goes on
+    // here. As above there is no other thread whose locks it could inherit. What the C library would do beside is to
+    // note the child's number, which it reads for robust and error-checking mutexes alone: its next fork and each new
+    // thread note their own.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    which(i32::try_from(pid).unwrap_or(-1))
+}
+
+fn check_single_thread() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("fork with {threads} threads running"))),
+    }
+}
+
+/// What fork(2) returned, read before anything else is called.
+fn which(pid: i32) -> io::Result<Fork> {
     match pid {
         0 => Ok(Fork::Child),
         _ => match Pid::from_raw(pid) {

@@ -299,13 +299,13 @@ pub fn run(args: Args) -> Result {
     let captured = link.as_ref().and_then(|link| link.capture.clone());
     let socket = link.as_ref().map(|_| super::link::socket(std::process::id())).transpose()?;
     let card = args.sound.as_deref().map(super::sound::Planned::new).transpose()?;
-    let starter = Starter::current();
     let identity = match args.r#as {
         Some(As::Me) => Identity::Keep,
         Some(As::Root) => Identity::Root,
         None if args.root.is_some() => Identity::Root,
         None => Identity::Keep,
     };
+    let starter = Starter::current(identity);
     let mut options = Options {
         link,
         net: match args.net {

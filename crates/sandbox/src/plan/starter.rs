@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::Identity;
+
 /// Numbers that a user may give away inside a namespace of its own: subuid(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subordinate {
@@ -25,18 +27,16 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// This process.
-    pub fn current() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let capabilities = capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
-        const CAP_SYS_ADMIN: u64 = 1 << 21;
+    /// This process, and what it would be as `identity` inside.
+    pub fn current(identity: Identity) -> Self {
+        let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
         let uid = rustix::process::geteuid().as_raw();
         Self {
             uid,
             gid: rustix::process::getegid().as_raw(),
-            privileged: capabilities & CAP_SYS_ADMIN != 0,
-            subordinate: subordinate(uid),
+            privileged: capabilities.is_ok_and(|set| set.contains(rustix::thread::CapabilitySet::SYS_ADMIN)),
+            // Nobody else is inside with a user who stays who he is.
+            subordinate: if identity == Identity::Root { subordinate(uid) } else { None },
         }
     }
 }
