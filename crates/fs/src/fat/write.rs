@@ -967,6 +967,13 @@ impl Writable for Fat {
     fn close(&self) -> Result<()> {
         let state = &mut *self.state_mut();
         let writer = self.writer()?;
+        // Nobody has a file open any more, also where that was not said: a mount that ends drops what it had to say.
+        for inode in std::mem::take(&mut state.held).into_keys().map(Inode) {
+            if let Home::Removed(_) = state.home(inode) {
+                let node = self.take_node(state, inode)?;
+                self.let_go(state, inode, node)?;
+            }
+        }
         if !state.is_dirty {
             return writer.flush();
         }
