@@ -47,6 +47,9 @@ pub struct Args {
     /// Flood: the next request as soon as the reply is here. Only to loopback addresses.
     #[arg(short)]
     flood: bool,
+    /// The time to live, or hop limit, of requests: routers that they may pass, and one.
+    #[arg(short = 't', value_name = "HOPS", value_parser = clap::value_parser!(u8).range(1..))]
+    hops: Option<u8>,
     /// Numbers only: look no names up for addresses.
     #[arg(short = 'n')]
     numeric: bool,
@@ -72,6 +75,9 @@ pub fn run(args: &Args) -> Result {
     }
     let signals = SignalFd::new(&[sys::signal::INT, sys::signal::TERM])?;
     let mut ping = Ping::open(address)?;
+    if let Some(hops) = args.hops {
+        ping.set_hops(hops)?;
+    }
     let from = source_name(args, address);
     print::line(&first_line(args, address))?;
     let mut round = Round::new(args);

@@ -142,3 +142,47 @@ fn ping_shows_what_others_report_as_iputils_does() {
     assert!(ours.contains("From 127.0.0.9 icmp_seq=1 Destination Host Prohibited"), "{ours}");
     assert_eq!(ours, said("ping"));
 }
+
+/// Three machines in a row, made of network namespaces: `near` - `router` - `far`; runs a script on the first.
+const ROW: &str = "set -e; near=$$; pids=
+    for name in router far; do
+        unshare -n sleep 60 & pid=$!; eval $name=$pid; pids=\"$pids $pid\"
+        until test $(readlink /proc/$pid/ns/net) != $(readlink /proc/$$/ns/net); do sleep 0.01; done
+    done
+    trap 'kill $pids' EXIT; in_router() { nsenter -t $router -n \"$@\"; }; in_far() { nsenter -t $far -n \"$@\"; }
+    ip link add left type veth peer name right netns $router; in_router ip link add out type veth peer name back netns $far
+    ip addr add 10.7.1.2/24 dev left; ip -6 addr add fd07:1::2/64 dev left nodad; ip link set left up
+    in_router ip addr add 10.7.1.1/24 dev right; in_router ip -6 addr add fd07:1::1/64 dev right nodad
+    in_router ip addr add 10.7.2.1/24 dev out; in_router ip -6 addr add fd07:2::1/64 dev out nodad
+    in_router ip link set right up; in_router ip link set out up; in_router ip link set lo up
+    in_router sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
+    in_far ip addr add 10.7.2.2/24 dev back; in_far ip -6 addr add fd07:2::2/64 dev back nodad; in_far ip link set back up
+    in_far ip route add default via 10.7.2.1; in_far ip -6 route add default via fd07:2::1
+    ip route add default via 10.7.1.1; ip -6 route add default via fd07:1::1
+    until ping -c1 -W1 10.7.2.2 >/dev/null && ping -c1 -W1 fd07:2::2 >/dev/null; do sleep 0.1; done
+    set +e
+    for target in 10.7.2.2 fd07:2::2; do for hops in 1 2 255; do
+        $PING -n -c2 -i 0.01 -W 1 -t $hops $target | sed 's/time[ =].*//; s/^rtt.*/rtt/'
+        $PING -n -q -c1 -W 1 -t $hops $target >/dev/null; echo status $?
+    done; done";
+
+#[test]
+fn ping_that_is_out_of_hops_says_so_as_iputils_does() {
+    requires!("ping", "unshare", "nsenter", "ip");
+    rig::requires_root!();
+    let said = |ping: &str| {
+        let mut command = User::Myself.command("unshare");
+        rig::run_command(command.env("PING", ping).args(["-n", "timeout", "50", "sh", "-c", ROW]))
+    };
+    let ours = said(&format!("{} ping", program().display()));
+    for line in [
+        "From 10.7.1.1 icmp_seq=1 Time to live exceeded",
+        "From fd07:1::1 icmp_seq=1 Time exceeded: Hop limit",
+        "64 bytes from 10.7.2.2: icmp_seq=1 ttl=63 ",
+        "status 1",
+        "status 0",
+    ] {
+        assert!(ours.contains(line), "{line}: {ours}");
+    }
+    assert_eq!(ours, said("ping"));
+}

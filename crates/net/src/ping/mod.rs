@@ -35,7 +35,10 @@ const IPPROTO_IP: i32 = 0;
 const IP_RECVTTL: i32 = 12;
 const IP_TTL: i32 = 2;
 const IP_RECVERR: i32 = 11;
+const IP_MULTICAST_TTL: i32 = 33;
 const IPPROTO_IPV6: i32 = 41;
+const IPV6_UNICAST_HOPS: i32 = 16;
+const IPV6_MULTICAST_HOPS: i32 = 18;
 const IPV6_RECVERR: i32 = 25;
 const IPV6_RECVHOPLIMIT: i32 = 51;
 const IPV6_HOPLIMIT: i32 = 52;
@@ -110,6 +113,20 @@ impl Ping {
         .context(|| "asking for the time to live, and for errors")?;
         let identifier = (std::process::id() & 0xffff) as u16;
         Ok(Self { socket, raw, target, identifier, start: Instant::now(), buffer: vec![0; 1 << 16] })
+    }
+
+    /// Requests are sent with this time to live, or hop limit, from now on: so many routers pass them on, less one.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn set_hops(&self, hops: u8) -> Result<()> {
+        let (level, options) = match self.target {
+            IpAddr::V4(_) => (IPPROTO_IP, [IP_TTL, IP_MULTICAST_TTL]),
+            IpAddr::V6(_) => (IPPROTO_IPV6, [IPV6_UNICAST_HOPS, IPV6_MULTICAST_HOPS]),
+        };
+        let mut set = options.into_iter();
+        set.try_for_each(|option| sys::socket::set_number(&self.socket, level, option, hops.into()))
+            .context(|| "setting the time to live")
     }
 
     /// Sends a request with a payload of `payload` bytes.
