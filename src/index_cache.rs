@@ -36,27 +36,50 @@ const PATIENCE: Duration = Duration::from_millis(400);
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
 
 /// The disk in a compressed file; its index is taken from the cache, or built. `below` is what is stacked between
-/// `backing`, the file, and `image`.
+/// `backing`, the file, and `image`. Where it is read `once`, from one end to the other, a disk is not decompressed for
+/// another time.
 ///
 /// # Errors
 /// Those of the format. That the cache cannot be used is none.
-pub fn open(image: Arc<dyn Storage>, format: Format, backing: &FileBacking, below: &[Step]) -> Result<Compressed> {
+pub fn open(
+    image: Arc<dyn Storage>,
+    format: Format,
+    backing: &FileBacking,
+    below: &[Step],
+    once: bool,
+) -> Result<Compressed> {
     let name = if is_of_file(below) { name(backing, format, below)? } else { Vec::new() };
     let kept = if name.is_empty() { None } else { Folder::of_user() };
-    if let Some(folder) = kept {
-        match folder.open(&image, format, &name) {
-            // Whatever is wrong with the folder: it works without, only not as fast the next time.
-            Err(error)
-                if matches!(error.kind(), Kind::NoSpace | Kind::Denied | Kind::ReadOnly | Kind::NotPermitted) =>
-            {
-                print::warning(&format!("the cache cannot be used: {}", print::error_text(&error)));
-            }
-            other => return other.inspect(warn_if_slow),
+    // What is found out about xz and zstd is in the file already, unless the disk is kept with it.
+    let passing = once && format != Format::Gzip;
+    let done = kept.map(
+        |folder| {
+            if passing { folder.find(&image, format, &name) } else { folder.open(&image, format, &name) }
+        },
+    );
+    match done {
+        Some(Ok(found)) => {
+            warn_if_slow(&found);
+            return Ok(found);
         }
+        // Whatever is wrong with the folder: it works without, only not as fast the next time.
+        Some(Err(error)) if !passing && is_of_folder(&error) => {
+            print::warning(&format!("the cache cannot be used: {}", print::error_text(&error)));
+        }
+        Some(Err(error)) if !passing => return Err(error),
+        _ => {}
     }
     let room: Arc<dyn Storage> = Arc::new(Memory::with_room(0, MEMORY_BYTES_MAX)?);
     build(&image, &*room, format, &name, 0)?;
-    Compressed::open(image, room, format, &name).inspect(warn_if_slow)
+    let found = Compressed::open(image, room, format, &name)?;
+    if !passing {
+        warn_if_slow(&found);
+    }
+    Ok(found)
+}
+
+fn is_of_folder(error: &Error) -> bool {
+    matches!(error.kind(), Kind::NoSpace | Kind::Denied | Kind::ReadOnly | Kind::NotPermitted)
 }
 
 fn warn_if_slow(device: &Compressed) {
@@ -163,13 +186,20 @@ impl Folder {
         own.then_some(Self { path, bytes_max })
     }
 
+    fn index(&self, name: &[u8]) -> PathBuf {
+        self.path.join(format!("index-{:016x}", hash(name)))
+    }
+
+    /// The disk of `image`, by an index that is there.
+    fn find(&self, image: &Arc<dyn Storage>, format: Format, name: &[u8]) -> Result<Compressed> {
+        let room: Arc<dyn Storage> = Arc::new(FileBacking::open(self.index(name), Open::READ)?);
+        Compressed::open(Arc::clone(image), room, format, name)
+    }
+
     /// The disk of `image`, by an index of the folder.
     fn open(&self, image: &Arc<dyn Storage>, format: Format, name: &[u8]) -> Result<Compressed> {
-        let path = self.path.join(format!("index-{:016x}", hash(name)));
-        let open = || -> Result<Compressed> {
-            let room: Arc<dyn Storage> = Arc::new(FileBacking::open(&path, Open::READ)?);
-            Compressed::open(Arc::clone(image), room, format, name)
-        };
+        let path = self.index(name);
+        let open = || self.find(image, format, name);
         // One that is broken, or was there before the image became another one, is built again.
         let (found, mut new) = match open() {
             Ok(found) => (Some(found), None),
@@ -249,7 +279,10 @@ impl New {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let file = file.open(&path).context(what)?;
-            file.lock().context(what)?;
+            if file.try_lock().is_err() {
+                print::warning("another loopbox reads this image for the first time: waiting for its index");
+                file.lock().context(what)?;
+            }
             // Who had it before may have given it its name, or taken it away.
             let (own, there) = (file.metadata().context(what)?, std::fs::metadata(&path));
             if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {

@@ -28,6 +28,8 @@ use crate::{index_cache, passphrase, print};
 pub enum Access {
     /// Only read.
     Read,
+    /// Only read, and once, from one end to the other: nothing is made ready for another time.
+    ReadOnce,
     /// Write too, where the file and the spec allow it; read otherwise.
     WriteIfPossible,
 }
@@ -55,12 +57,15 @@ impl Stack {
     /// is not possible; what a layer says of what is below it.
     pub fn open(spec: &Spec, access: Access) -> Result<Self> {
         let backing = Arc::new(open_backing(spec, access)?);
+        let formats = spec.steps.iter().filter(|step| matches!(step, Step::Format(_))).count();
+        // The tables of an image inside of another are read here and there.
+        let access = if access == Access::ReadOnce && formats > 1 { Access::Read } else { access };
         let mut device: Arc<dyn BlockDevice> = backing.clone();
         let mut start_byte = Some(0_u64);
         let mut image = None;
         let what = || spec.to_string();
         if let Some(format) = format_found(spec, &backing)? {
-            let (above, found) = open_found(spec, &backing, format).context(what)?;
+            let (above, found) = open_found(spec, &backing, format, access).context(what)?;
             (device, start_byte, image) = (above, None, Some(found));
         }
         for (n, step) in spec.steps.iter().enumerate() {
@@ -70,7 +75,7 @@ impl Stack {
                         if n == 0 { Arc::clone(&backing) as _ } else { Arc::new(Fixed::new(device)) };
                     let mut container = probe(&storage).context(what)?;
                     let below = spec.steps.get(..n).unwrap_or_default();
-                    let opened = open_image(spec, storage, *format, &backing, below).context(what)?;
+                    let opened = open_image(spec, storage, *format, &backing, (below, access)).context(what)?;
                     container.virtual_bytes.get_or_insert(opened.device.size());
                     image = Some((container, opened.details));
                     (device, start_byte) = (opened.device, None);
@@ -107,8 +112,9 @@ fn open_found(
     spec: &Spec,
     backing: &Arc<FileBacking>,
     format: Format,
+    access: Access,
 ) -> Result<(Arc<dyn BlockDevice>, (Container, Details))> {
-    let opened = open_image(spec, Arc::clone(backing) as _, format, backing, &[])?;
+    let opened = open_image(spec, Arc::clone(backing) as _, format, backing, (&[], access))?;
     let mut container = probe(&**backing)?;
     container.virtual_bytes.get_or_insert(opened.device.size());
     if !format.is_compressed() {
@@ -118,7 +124,12 @@ fn open_found(
     if !image::is_read(inner.format) {
         return Ok((opened.device, (container, opened.details)));
     }
-    let mut image = open_image(spec, Arc::new(Fixed::new(opened.device)), inner.format, backing, &[])?;
+    // The tables of an image are read here and there.
+    let opened = match access {
+        Access::ReadOnce => open_image(spec, Arc::clone(backing) as _, format, backing, (&[], Access::Read))?,
+        _ => opened,
+    };
+    let mut image = open_image(spec, Arc::new(Fixed::new(opened.device)), inner.format, backing, (&[], access))?;
     image.details.features.push(format!("compressed as a whole by {}", format.name()));
     image.details.features.extend(opened.details.features);
     Ok((image.device, (inner, image.details)))
@@ -172,17 +183,17 @@ fn identity(backing: &FileBacking) -> Result<gate::Identity> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// What `storage` holds; `below` are the steps between it and the file.
+/// What `storage` holds; `below` are the steps between it and the file, and how it is read.
 fn open_image(
     spec: &Spec,
     storage: Arc<dyn Storage>,
     format: Format,
     file: &FileBacking,
-    below: &[Step],
+    below: (&[Step], Access),
 ) -> Result<image::Image> {
     if compressed::is_read(format) {
         index_cache::refuse_writes(&spec.steps, format)?;
-        let device = index_cache::open(storage, format, file, below)?;
+        let device = index_cache::open(storage, format, file, below.0, below.1 == Access::ReadOnce)?;
         let details = Details { features: device.features(), ..Details::default() };
         return Ok(image::Image { device: Arc::new(ReadOnly::new(device)), details });
     }
@@ -205,7 +216,7 @@ fn open_backing(spec: &Spec, access: Access) -> Result<FileBacking> {
         _ => None,
     });
     let reading = Open { direct, block, ..Open::READ };
-    if never || (access == Access::Read && !must) {
+    if never || (access != Access::WriteIfPossible && !must) {
         return FileBacking::open(&spec.path, reading);
     }
     match FileBacking::open(&spec.path, Open { direct, block, ..Open::WRITE }) {

@@ -72,6 +72,7 @@ pub fn rows(program: &Path) -> Vec<Row> {
             .timed("qemu-img", || write(&qemu, &theirs));
         rows.push(contest.run(ROUNDS));
     }
+    compressed(&scratch, program, &raw, &mut rows);
     rows
 }
 
@@ -108,4 +109,33 @@ fn writes(program: &str, scratch: &Scratch, full: &str) -> Vec<Row> {
         rows.push(contest.run(ROUNDS));
     }
     rows
+}
+
+/// Images compressed as a whole, against nbdkit's filters.
+fn compressed(scratch: &Scratch, program: &str, raw: &str, rows: &mut Vec<Row>) {
+    let path = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
+    let (to, theirs) = (path("to"), path("theirs"));
+    for (format, pack) in [("gzip", "gzip -1"), ("xz", "xz -0 -T2 --block-size=8MiB")] {
+        let file = path(format);
+        rig::run("sh", ["-ec", &format!("{pack} <{raw} >{file}")]);
+        let nbdkit = |filters: &str, range: &str| {
+            let line = format!(
+                "exec nbdkit -U - -r {filters} --filter={format} file {file} {range} --run 'nbdcopy $uri {theirs}'"
+            );
+            let _ = fs::remove_file(&theirs);
+            rig::run("sh", ["-ec", &line]);
+        };
+        let part = format!("{file},offset=300M,sizelimit=64K");
+        for (what, from, filters, range) in [
+            ("64 KiB out of the middle, where its index is there", &part, "--filter=offset", "offset=300M range=64K"),
+            ("all of it, 512 MiB", &file, "", ""),
+        ] {
+            let ours = [program, "convert", "--quiet", "--format", "raw", from, &to];
+            let contest = Contest::new(format!("{format} to raw: {what}"), Unit::Time)
+                .goal(1.0, "nbdkit")
+                .timed("loopbox", || write(&ours, &to))
+                .timed("nbdkit, nbdcopy", || nbdkit(filters, range));
+            rows.push(contest.run(ROUNDS));
+        }
+    }
 }

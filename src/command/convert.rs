@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result {
         let context = format!("{} is there already: --force replaces it", args.file.display());
         return Err(Error::new(Kind::Exists, context).into());
     }
-    let stack = Stack::open(&Spec::parse(&args.image)?, Access::Read)?;
+    let stack = Stack::open(&Spec::parse(&args.image)?, Access::ReadOnce)?;
     let mut name = OsString::from(".");
     name.push(args.file.file_name().ok_or_else(|| Error::new(Kind::Invalid, args.file.display().to_string()))?);
     name.push(format!(".{}", std::process::id()));

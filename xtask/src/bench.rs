@@ -7,7 +7,7 @@ use crate::shell::{self, Result, cargo, root};
 
 /// Peers that only benchmarks need.
 const PACKAGES: &[&str] =
-    &["bubblewrap", "fuse2fs", "fuseiso", "nbdkit", "p7zip-full", "passt", "slirp4netns", "socat", "squashfuse"];
+    &["bubblewrap", "fuse2fs", "fuseiso", "p7zip-full", "passt", "slirp4netns", "socat", "squashfuse"];
 
 /// Builds, installs, measures; `words` are names of groups, none means all.
 pub fn run(words: &[String]) -> Result {

@@ -49,6 +49,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mplayer", "a player by PulseAudio"),
     ("mpv", "a player by PulseAudio"),
     ("mtools", "mcopy: files into FAT images"),
+    ("nbdkit", "its filters: compressed images as another server reads them"),
     ("net-tools", "ifconfig"),
     ("nftables", "nft: refusals, for ping"),
     ("nginx-light", "a real server"),
