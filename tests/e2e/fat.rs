@@ -242,6 +242,10 @@ fn an_image_is_changed_with_no_mount() {
             sample.session.done(["mkdir", "-p", &inside("/x/y/z"), &inside("/x/y/w")]);
             sample.session.done(["mv", &inside("/renamed"), "/x/y"]);
             sample.session.done(["mv", &inside("/x/y/w"), &inside("/x/v")]);
+            // Only the case: the same file with another name.
+            sample.session.done(["mv", &inside("/x/v"), "/x/V"]);
+            assert_eq!(sample.session.done(["ls", &inside("/x")]), "V\ny\n");
+            sample.session.done(["mv", &inside("/x/V"), "/x/v"]);
             sample.session.done(["rm", "-r", &inside("/tree/sub/deep"), &inside("/x/y/z")]);
             sample.assert_clean();
             let listed = sample.session.done(["tree", &inside("/")]);

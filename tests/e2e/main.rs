@@ -16,6 +16,7 @@ mod fat;
 mod files;
 mod image_formats;
 mod info;
+mod kernel_only;
 mod killed;
 mod loop_device;
 mod losetup;
