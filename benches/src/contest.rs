@@ -14,6 +14,16 @@ pub enum Unit {
     OperationsPerSecond,
     /// Bits a second: more is better.
     BitsPerSecond,
+    /// Bytes of memory: fewer are better.
+    Bytes,
+    /// Times a second: fewer are better.
+    PerSecond,
+    /// Times: fewer are better.
+    Count,
+    /// How far off, in millionths: less is better.
+    PartsPerMillion,
+    /// A distance of levels: more is better.
+    Decibel,
 }
 
 /// Where rows go as soon as they are measured: report, group, and its rows so far.
@@ -73,6 +83,8 @@ pub struct Row {
     /// The ratio over the best peer that the project aims at, where there is a goal; peers whose name begins with the
     /// given word count.
     pub goal: Option<(f64, &'static str)>,
+    /// The figure itself that the project aims at, where there is one.
+    pub aim: Option<f64>,
 }
 
 type Round<'a> = Box<dyn FnMut() -> f64 + 'a>;
@@ -83,17 +95,24 @@ pub struct Contest<'a> {
     unit: Unit,
     contenders: Vec<(String, Round<'a>)>,
     goal: Option<(f64, &'static str)>,
+    aim: Option<f64>,
 }
 
 impl<'a> Contest<'a> {
     /// A task without contenders.
     pub fn new(name: impl Into<String>, unit: Unit) -> Self {
-        Self { name: name.into(), unit, contenders: Vec::new(), goal: None }
+        Self { name: name.into(), unit, contenders: Vec::new(), goal: None, aim: None }
     }
 
     /// The goal: so many times better than each peer whose name contains the word.
     pub fn goal(mut self, ratio: f64, against: &'static str) -> Self {
         self.goal = Some((ratio, against));
+        self
+    }
+
+    /// The goal: this figure, or a better one.
+    pub fn aim(mut self, value: f64) -> Self {
+        self.aim = Some(value);
         self
     }
 
@@ -133,26 +152,43 @@ impl<'a> Contest<'a> {
         }
         eprintln!();
         for score in &scores {
-            eprintln!("    {:24} {}", score.name, shown(self.unit, score.median()));
+            eprintln!("    {:24} {}", score.name, self.unit.shown(score.median()));
         }
-        let row = Row { name: self.name, unit: self.unit, scores, goal: self.goal };
+        let row = Row { name: self.name, unit: self.unit, scores, goal: self.goal, aim: self.aim };
         record(&row);
         row
     }
 }
 
-fn shown(unit: Unit, value: f64) -> String {
-    match unit {
-        Unit::Time if value < 0.1 => format!("{:.2} ms", value * 1e3),
-        Unit::Time => format!("{value:.2} s"),
-        Unit::OperationsPerSecond => format!("{:.1} k/s", value / 1e3),
-        Unit::BitsPerSecond => format!("{:.1} Gbit/s", value / 1e9),
+impl Unit {
+    /// A figure for people.
+    pub fn shown(self, value: f64) -> String {
+        match self {
+            Self::Time if value < 0.1 => format!("{:.2} ms", value * 1e3),
+            Self::Time => format!("{value:.2} s"),
+            Self::OperationsPerSecond => format!("{:.1} k/s", value / 1e3),
+            Self::BitsPerSecond => format!("{:.1} Gbit/s", value / 1e9),
+            Self::Bytes => format!("{:.2} MB", value / 1e6),
+            Self::PerSecond => format!("{value:.1}/s"),
+            Self::Count => format!("{value:.0}"),
+            Self::PartsPerMillion => format!("{value:.1} ppm"),
+            Self::Decibel => format!("{value:.1} dB"),
+        }
+    }
+
+    fn more_is_better(self) -> bool {
+        matches!(self, Self::OperationsPerSecond | Self::BitsPerSecond | Self::Decibel)
     }
 }
 
 /// How many times better the first is than the second.
 fn ratio(unit: Unit, ours: f64, theirs: f64) -> f64 {
-    if unit == Unit::Time { theirs / ours } else { ours / theirs }
+    match unit {
+        _ if ours == theirs => 1.0,
+        Unit::Decibel => 10f64.powf((ours - theirs) / 20.0),
+        _ if unit.more_is_better() => ours / theirs,
+        _ => theirs / ours,
+    }
 }
 
 fn table(rows: &[Row]) -> String {
@@ -163,10 +199,17 @@ fn table(rows: &[Row]) -> String {
         let Some((ours, peers)) = row.scores.split_first() else { continue };
         let figure = |score: &Score| {
             let (low, high) = score.range();
-            format!("{} ({}–{})", shown(row.unit, score.median()), shown(row.unit, low), shown(row.unit, high))
+            format!("{} ({}–{})", row.unit.shown(score.median()), row.unit.shown(low), row.unit.shown(high))
         };
+        let aim = row.aim.map_or(String::new(), |aim| {
+            let (sign, met) = match row.unit.more_is_better() {
+                true => ("≥", ours.median() >= aim),
+                false => ("≤", ours.median() <= aim),
+            };
+            format!("{sign} {} {}", row.unit.shown(aim), if met { "met" } else { "**missed**" })
+        });
         if peers.is_empty() {
-            let _ = writeln!(out, "| {} | {} | none |  |  |  |", row.name, figure(ours));
+            let _ = writeln!(out, "| {} | {} | none |  |  | {aim} |", row.name, figure(ours));
         }
         for (n, peer) in peers.iter().enumerate() {
             let (task, own) = if n == 0 { (row.name.as_str(), figure(ours)) } else { ("", String::new()) };
@@ -175,6 +218,7 @@ fn table(rows: &[Row]) -> String {
                 Some((goal, word)) if peer.name.contains(word) || word.is_empty() => {
                     format!("{goal} {}", if by >= goal { "met" } else { "**missed**" })
                 }
+                _ if n == 0 => aim.clone(),
                 _ => String::new(),
             };
             let _ = writeln!(out, "| {task} | {own} | {} | {} | {by:.2} × | {goal} |", peer.name, figure(peer));
@@ -218,7 +262,7 @@ mod tests {
             Score { name: "loopbox".into(), rounds: vec![1.0, 3.0, 2.0] },
             Score { name: "peer".into(), rounds: vec![8.0, 8.0] },
         ];
-        let row = Row { name: "task".into(), unit: Unit::Time, scores, goal: Some((3.0, "peer")) };
+        let row = Row { name: "task".into(), unit: Unit::Time, scores, goal: Some((3.0, "peer")), aim: None };
         write_section(&report, "disk", &[row]);
         let text = std::fs::read_to_string(&report).unwrap();
         assert!(text.starts_with("before\n<!-- measured: disk -->\n| task"), "{text}");
@@ -229,7 +273,8 @@ mod tests {
             unit: Unit::Time,
             scores: vec![Score { name: "loopbox".into(), rounds: vec![2.0] }],
             goal: None,
+            aim: Some(1.5),
         };
-        assert!(table(&[alone]).contains("| alone | 2.00 s (2.00 s–2.00 s) | none |"));
+        assert!(table(&[alone]).contains("| alone | 2.00 s (2.00 s–2.00 s) | none |  |  | ≤ 1.50 s **missed** |"));
     }
 }

@@ -14,6 +14,7 @@ mod luks;
 mod nbd;
 mod net;
 mod run;
+mod sound;
 mod vhost;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("net", net::rows),
     ("filesystems", filesystems::rows),
     ("run", run::rows),
+    ("sound", sound::rows),
 ];
 
 fn main() {

@@ -1,7 +1,9 @@
 //! Other sound servers, without hardware: PulseAudio with null sinks, and PipeWire with all that it needs.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::Scratch;
 
@@ -13,6 +15,9 @@ pub const SINKS: [&str; 2] = ["A", "B"];
 pub struct Server {
     children: Vec<Child>,
     address: String,
+    begun: Instant,
+    /// Time from its start to when it could be connected to.
+    pub ready: Duration,
     scratch: Scratch,
 }
 
@@ -70,7 +75,7 @@ impl Server {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(scratch.path(), private).unwrap();
         let address = format!("unix:{}", scratch.join(socket).display());
-        Self { children: Vec::new(), address, scratch }
+        Self { children: Vec::new(), address, begun: Instant::now(), ready: Duration::ZERO, scratch }
     }
 
     fn start<S: AsRef<std::ffi::OsStr>>(&mut self, program: &str, words: &[S]) {
@@ -79,7 +84,10 @@ impl Server {
         self.children.push(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")));
     }
 
-    fn wait(&self, what: &str) {
+    fn wait(&mut self, what: &str) {
+        let socket = self.address.trim_start_matches("unix:");
+        crate::wait_until(what, || UnixStream::connect(socket).is_ok());
+        self.ready = self.begun.elapsed();
         crate::wait_until(what, || {
             let asked = self.command("pactl").arg("info").output();
             asked.is_ok_and(|output| output.status.success())
