@@ -10,10 +10,14 @@ use block::{BlockDevice, Extent, Result, Source};
 pub struct Pace {
     /// Requests that are still handed to workers before the device is tried again.
     slow: AtomicU32,
+    /// How many were slow, one after the other.
+    late: AtomicU32,
 }
 
 impl Pace {
-    /// Requests that one slow one costs.
+    /// So many slow requests in a row make a slow device: one alone may be a thread that lost its processor.
+    const LATE_REQUESTS: u32 = 3;
+    /// Requests that they cost.
     const SLOW_REQUESTS: u32 = 64;
 
     /// Whether the next request should be handed to a worker.
@@ -25,7 +29,10 @@ impl Pace {
     pub fn timed<T>(&self, len: u64, what: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let done = what();
-        if start.elapsed() > Duration::from_micros(50 + len / 1024) {
+        if start.elapsed() <= Duration::from_micros(50 + len / 1024) {
+            self.late.store(0, Ordering::Relaxed);
+        } else if self.late.fetch_add(1, Ordering::Relaxed) + 1 >= Self::LATE_REQUESTS {
+            self.late.store(0, Ordering::Relaxed);
             self.slow.store(Self::SLOW_REQUESTS, Ordering::Relaxed);
         }
         done

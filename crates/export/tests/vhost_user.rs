@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backing::Memory;
+use backing::{FileBacking, Memory};
 use block::layer::{Fault, Operation};
 use block::{BlockDevice, ReadAt as _};
 use loopbox_export::counters::Counters;
@@ -123,6 +123,36 @@ fn queues_side_by_side_answer_in_order() {
     assert_eq!((counted.reads, counted.writes, counted.others), (0, 20 * 3 * u64::from(SLOTS) - flushes, flushes));
     assert_eq!(counted.written_bytes, counted.writes * 4096);
     works(&served.socket);
+    served.end();
+    assert_eq!(*served.errors.lock().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn bytes_of_a_file_come_straight_and_right() {
+    let scratch = rig::Scratch::new("vhost-file");
+    let device = Arc::new(FileBacking::create(scratch.join("disk.img"), 4 << 20).unwrap());
+    let bytes: Vec<u8> = (0..1_u32 << 19).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    // A hole in the middle of a request, and one that ends with the disk.
+    device.write_at(&bytes[..1 << 20], 0).unwrap();
+    device.write_at(&bytes[(1 << 20) + 70_000..], (1 << 20) + 70_000).unwrap();
+    let mut wanted = vec![0; 4 << 20];
+    device.read_at(&mut wanted[..2 << 20], 0).unwrap();
+    let mut served = Served::new(device);
+    let mut driver = Driver::connect(&served.socket, 1);
+    let mut check = |requests: &[(u64, u32)]| {
+        let reads: Vec<_> = requests.iter().map(|&(sector, len)| Request { kind: READ, sector, len }).collect();
+        let answers = ask(&mut driver, 0, &reads);
+        for (answer, &(sector, len)) in answers.iter().zip(requests) {
+            assert_eq!((answer.written, answer.status), (len + 1, 0));
+            let mut read = vec![0; len as usize];
+            driver.memory().read_slice(&mut read, Driver::data(0, answer.slot)).unwrap();
+            let at = sector as usize * 512;
+            assert!(read == wanted[at..at + len as usize], "{len} bytes at sector {sector}");
+        }
+    };
+    check(&[(0, DATA_BYTES), (7, 16384), (9, 16384 - 512), (1900, DATA_BYTES), (2048, DATA_BYTES), (2100, 65536)]);
+    check(&[(8192 - 256, DATA_BYTES), (8191, 512), (4096 - 128, DATA_BYTES)]);
+    drop(driver);
     served.end();
     assert_eq!(*served.errors.lock().unwrap(), Vec::<String>::new());
 }

@@ -6,8 +6,8 @@
 //! ```
 //! Virtio 1.2, section 5.2.6. Where one descriptor ends and the next begins means nothing.
 
-use block::{BlockDevice, Error, Kind, Result, Zero, check_range};
-use vm_memory::{Address as _, Bytes as _, GuestAddress};
+use block::{BlockDevice, Error, Kind, Result, Source, Zero, check_range};
+use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, VolatileSlice};
 
 use super::{ID_BYTES, Memory, SECTOR_BYTES};
 use crate::counters::{Counters, Operation};
@@ -15,6 +15,8 @@ use crate::pace::Pace;
 
 /// Bytes that are moved at one time.
 const PIECE_BYTES: usize = 1 << 20;
+/// So many bytes and more are read straight into the guest's memory: for fewer, a copy costs less than the pieces.
+const STRAIGHT_BYTES_MIN: u64 = 16 << 10;
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16;
 /// A range of a discard: sector, sectors, flags.
@@ -122,6 +124,17 @@ fn gather(memory: &Memory, segments: &[Segment], skip: u64, room: &mut [u8]) -> 
 
 fn scatter(memory: &Memory, segments: &[Segment], skip: u64, bytes: &[u8]) -> Option<()> {
     walk(segments, skip, bytes.len(), |address, range| memory.write_slice(bytes.get(range)?, address).ok())
+}
+
+/// The pieces of memory of `len` bytes from the byte `skip` of some segments on; `None` where they are too many, or one
+/// is not in one piece.
+fn slices<'m>(memory: &'m Memory, segments: &[Segment], skip: u64, len: usize) -> Option<Vec<VolatileSlice<'m>>> {
+    let mut all = Vec::with_capacity(segments.len());
+    walk(segments, skip, len, |address, range| {
+        all.push(memory.get_slice(address, range.len()).ok()?);
+        Some(())
+    })?;
+    (all.len() <= sys::guest::PIECES_MAX).then_some(all)
 }
 
 fn unreachable() -> Error {
@@ -238,21 +251,25 @@ impl Request {
     ) -> Result<Option<u64>> {
         let mut done = 0;
         while done < len {
-            let piece = usize::try_from(len - done).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            let room = scratch(buffer, piece);
-            let (mut at, end) = (offset + done, offset + done + piece as u64);
-            let mut rest = &mut *room;
-            while at < end {
-                let extent = disk.device.extent_at(at)?;
-                let part = extent.len.max(1).min(end - at);
-                let (here, more) = rest.split_at_mut_checked(part as usize).unwrap_or_default();
-                if !disk.pace.read(&disk.device, extent, here, at, quick)? {
-                    return Ok(None);
+            let extent = disk.device.extent_at(offset + done)?;
+            let part = extent.len.max(1).min(len - done).min(PIECE_BYTES as u64);
+            if quick
+                && part >= STRAIGHT_BYTES_MIN
+                && let Source::File { fd, offset } = extent.source
+                && let Some(room) = slices(memory, &self.writable, done, part as usize)
+            {
+                match sys::guest::read_cached(fd, &room, offset) {
+                    Ok(read) if read as u64 == part => done += part,
+                    _ => return Ok(None),
                 }
-                (at, rest) = (at + part, more);
+                continue;
+            }
+            let room = scratch(buffer, part as usize);
+            if !disk.pace.read(&disk.device, extent, room, offset + done, quick)? {
+                return Ok(None);
             }
             scatter(memory, &self.writable, done, room).ok_or_else(unreachable)?;
-            done += piece as u64;
+            done += part;
         }
         Ok(Some(len))
     }
