@@ -216,9 +216,10 @@ fn report() -> Report {
         Ability { command: READ, works: true, by: "nothing but the right to read the image".to_owned() },
         Ability { command: "mount", works: mount.0, by: mount.1 },
         Ability { command: "attach", works: attach.0, by: attach.1 },
+        Ability { command: "serve", works: true, by: "NBD and vhost-user, nothing but sockets and memory".to_owned() },
     ];
     let checks =
-        vec![loops, fuse, fusermount, users, network, packet_queue(), tun(), io_uring(), kernel_file_systems()];
+        vec![loops, fuse, fusermount, users, network, packet_queue(), tun(), io_uring(), kernel_file_systems(), tls()];
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     Report { kernel, user: rustix::process::geteuid().as_raw(), checks, abilities }
 }
@@ -366,6 +367,14 @@ fn io_uring() -> Check {
             "as root: sysctl kernel.io_uring_disabled=0 (or the container's seccomp profile)",
         ),
         Err(error) => Check::no(NAME, PURPOSE, said(&error), "a kernel from 5.1 on"),
+    }
+}
+
+fn tls() -> Check {
+    let (name, purpose) = ("TLS", "web --tls, serve --tls");
+    match tls::supported() {
+        Ok(()) => Check::yes(name, purpose, "the processor has what its cryptography needs"),
+        Err(error) => Check::no(name, purpose, error.to_string(), "another machine; without TLS, stay on loopback"),
     }
 }
 
