@@ -6,6 +6,7 @@
 //! table     which cluster follows which            entry       what an entry says of a file
 //! chain     where the content of a file lies       name, time  UTF-16, short names, code pages, dates
 //! free      which clusters are free                write       changes, in an order that a crash may cut
+//! grow      clusters had and given up              named       entries placed and taken away
 //! ```
 //! A file has no number on the disk. An [`Inode`] is the place of its entry: the byte of the device divided by 32, times
 //! 2, plus 1 where its directory lies in one piece that the table does not name (exFAT); the root is 1. What is made or
@@ -20,8 +21,10 @@ mod directory;
 mod entry;
 mod format;
 mod free;
+mod grow;
 mod label;
 mod name;
+mod named;
 mod nodes;
 mod table;
 mod time;

@@ -13,44 +13,27 @@
 //! as unknown.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use block::{BlockDevice, Error, Kind, Result};
 
-use super::boot::RootPlace;
-use super::chain::{Chain, Run};
-use super::directory::{self, Found, Position, Seen};
-use super::entry::{self, ARCHIVE, DELETED, DIRECTORY, ENTRY_BYTES, READ_ONLY, Raw, Record, Set, UNUSED};
+use super::chain::Chain;
+use super::entry::{self, ARCHIVE, DELETED, DIRECTORY, ENTRY_BYTES, READ_ONLY, Raw, Record, Set};
 use super::free::Free;
+use super::grow::last_cluster;
+use super::named::Named;
 use super::nodes::{Home, Node, State};
-use super::table::{Link, Table};
+use super::table::Link;
 use super::time::Stamp;
 use super::{Corrupt, Fat, ROOT, name};
 use crate::path::Printable;
 use crate::writable::{Changes, Writable};
 use crate::{FileType, Inode, Time};
 
-/// The most entries of a directory of FAT.
-const FAT_SLOTS_MAX: u64 = 65_536;
-/// The most bytes of a directory of exFAT.
-const EXFAT_DIRECTORY_BYTES_MAX: u64 = 256 << 20;
-/// Bytes that are zeroed by writing them.
-const ZEROES: [u8; 4096] = [0; 4096];
-
 /// Entries that are to be written: the byte of the device where each one is.
-type Patch = Vec<(u64, Raw)>;
-
-/// A file that a directory names, and all its names.
-struct Named {
-    position: Position,
-    inode: Inode,
-    names: Vec<Vec<u16>>,
-    short: Option<name::Short>,
-    units: Vec<u16>,
-}
+pub(super) type Patch = Vec<(u64, Raw)>;
 
 impl Fat {
-    fn writer(&self) -> Result<&dyn BlockDevice> {
+    pub(super) fn writer(&self) -> Result<&dyn BlockDevice> {
         self.writer.as_deref().ok_or_else(|| Error::new(Kind::ReadOnly, "a file system that was opened to be read"))
     }
 
@@ -77,7 +60,7 @@ impl Fat {
     }
 
     /// Where the entry after the one at byte `at` is.
-    fn entry_after(&self, at: u64, contiguous: bool) -> Result<u64> {
+    pub(super) fn entry_after(&self, at: u64, contiguous: bool) -> Result<u64> {
         let next = at.saturating_add(ENTRY_BYTES);
         let wrong = || Corrupt::EntrySet.at(format!("entries from byte {at} on"));
         let cluster = self.geometry.cluster_of(at).ok_or_else(wrong)?;
@@ -95,7 +78,7 @@ impl Fat {
     }
 
     /// Before the first change: counts what is free, and marks the file system as in use.
-    fn begin(&self, state: &mut State) -> Result<()> {
+    pub(super) fn begin(&self, state: &mut State) -> Result<()> {
         let writer = self.writer()?;
         if state.free.is_none() {
             let (device, geometry) = (&*self.device, &self.geometry);
@@ -117,7 +100,7 @@ impl Fat {
     }
 
     /// Says in the boot sector whether the file system is in use.
-    fn mark(&self, writer: &dyn BlockDevice, in_use: bool) -> Result<()> {
+    pub(super) fn mark(&self, writer: &dyn BlockDevice, in_use: bool) -> Result<()> {
         let mut state = [0];
         self.device.read_at(&mut state, self.geometry.state_at)?;
         let bit = self.geometry.state_bit;
@@ -126,7 +109,7 @@ impl Fat {
     }
 
     /// FAT32: how many clusters are free.
-    fn write_info(&self, writer: &dyn BlockDevice, free: u32) -> Result<()> {
+    pub(super) fn write_info(&self, writer: &dyn BlockDevice, free: u32) -> Result<()> {
         let Some(at) = self.geometry.info_at else { return Ok(()) };
         let info = block::bytes::read_up_to(&*self.device, at, 512)?;
         if block::bytes::has(&info, 0, b"RRaA") && block::bytes::has(&info, 484, b"rrAa") {
@@ -135,7 +118,7 @@ impl Fat {
         Ok(())
     }
 
-    fn flush_device(&self, state: &mut State) -> Result<()> {
+    pub(super) fn flush_device(&self, state: &mut State) -> Result<()> {
         self.writer()?.flush()?;
         if let Some(free) = &mut state.free {
             free.flushed();
@@ -144,7 +127,7 @@ impl Fat {
     }
 
     /// Writes entries: each sector once, in the order of their first appearance.
-    fn patch(&self, changes: &[(u64, Raw)]) -> Result<()> {
+    pub(super) fn patch(&self, changes: &[(u64, Raw)]) -> Result<()> {
         let writer = self.writer()?;
         let sector = u64::from(self.geometry.sector_bytes).max(512);
         let mut sectors: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
@@ -165,14 +148,14 @@ impl Fat {
         Ok(())
     }
 
-    fn same_sector(&self, changes: &[(u64, Raw)]) -> bool {
+    pub(super) fn same_sector(&self, changes: &[(u64, Raw)]) -> bool {
         let sector = u64::from(self.geometry.sector_bytes).max(512);
         let mut sectors = changes.iter().map(|(at, _)| at.checked_div(sector));
         sectors.next().is_none_or(|first| sectors.all(|sector| sector == first))
     }
 
     /// Makes the entries of a file say `record`, where that is something new.
-    fn put(&self, state: &mut State, inode: Inode, node: &mut Node, record: Record) -> Result<()> {
+    pub(super) fn put(&self, state: &mut State, inode: Inode, node: &mut Node, record: Record) -> Result<()> {
         let Some(set) = &mut node.set else {
             node.record = record;
             return Ok(());
@@ -191,486 +174,26 @@ impl Fat {
     }
 
     /// Takes a file out of those that are kept, to change it.
-    fn take_node(&self, state: &State, inode: Inode) -> Result<Node> {
+    pub(super) fn take_node(&self, state: &State, inode: Inode) -> Result<Node> {
         let node = self.node(state, inode)?;
         self.forget_node(inode);
         Ok(std::sync::Arc::unwrap_or_clone(node))
     }
 
-    fn forget_node(&self, inode: Inode) {
+    pub(super) fn forget_node(&self, inode: Inode) {
         self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&inode.0);
     }
 
-    fn keep_node(&self, inode: Inode, node: Node) {
+    pub(super) fn keep_node(&self, inode: Inode, node: Node) {
         let mut opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         opened.insert(inode.0, std::sync::Arc::new(node));
     }
 
-    fn forget_index(&self, inode: Inode) {
+    pub(super) fn forget_index(&self, inode: Inode) {
         let mut indices = self.indices.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(index) = indices.of.remove(&inode.0) {
             indices.names = indices.names.saturating_sub(index.len());
         }
-    }
-
-    /// Clusters for `count` more, near the end of `chain`: as runs of first cluster and length.
-    fn allocate(&self, state: &mut State, chain: &Chain, count: u64) -> Result<Vec<(u32, u32)>> {
-        let no_room =
-            || Error::new(Kind::NoSpace, format!("{count} clusters of {} bytes", self.geometry.cluster_bytes));
-        let free = |state: &State| state.free.as_ref().map_or((0, 0), |free| (free.available(), free.count()));
-        let (available, all) = free(state);
-        if count > all.into() {
-            return Err(no_room());
-        }
-        if count > available.into() {
-            self.flush_device(state)?;
-        }
-        let Some(free) = &mut state.free else { return Err(no_room()) };
-        let mut near = last_cluster(&self.geometry, chain).map(|last| last.saturating_add(1));
-        let mut runs = Vec::new();
-        let mut left = count.min(u32::MAX.into()) as u32;
-        while left > 0 {
-            let Some((first, len)) = free.take(left, near) else {
-                runs.iter().for_each(|(first, len)| free.put_back(*first, *len));
-                return Err(no_room());
-            };
-            runs.push((first, len));
-            left = left.saturating_sub(len);
-            near = None;
-        }
-        Ok(runs)
-    }
-
-    /// exFAT: writes the bits of these clusters.
-    fn write_bitmap(&self, state: &State, runs: &[(u32, u32)]) -> Result<()> {
-        let Some(free) = state.free.as_ref().filter(|_| self.geometry.is_exfat()) else { return Ok(()) };
-        let sector = u64::from(self.geometry.sector_bytes).max(512);
-        let end = u64::from(self.geometry.clusters).div_ceil(8);
-        for (first, len) in runs {
-            let start = u64::from(first.saturating_sub(2));
-            let last = start.saturating_add(u64::from(*len)).saturating_sub(1);
-            let from = (start / 8).checked_div(sector).unwrap_or_default().saturating_mul(sector);
-            let to = (last / 8).saturating_add(1).checked_next_multiple_of(sector).unwrap_or(end).min(end);
-            self.bitmap.write(self.writer()?, &free.bitmap(from..to), from)?;
-        }
-        Ok(())
-    }
-
-    /// Makes clusters, which hold what they are to hold, the end of a chain; all but its entry.
-    fn link(&self, state: &State, node: &mut Node, record: &mut Record, runs: &[(u32, u32)]) -> Result<()> {
-        let (device, geometry, writer) = (&*self.device, &self.geometry, self.writer()?);
-        let old_last = last_cluster(geometry, &node.chain);
-        let mut chain = node.chain.clone();
-        for (first, len) in runs {
-            let at = geometry.cluster_at(*first).ok_or_else(|| Corrupt::Chain.at("new cluster"))?;
-            chain.push(at, u64::from(*len).saturating_mul(geometry.cluster_bytes.into()))?;
-        }
-        self.write_bitmap(state, runs)?;
-        let first_new = runs.first().map_or(0, |(first, _)| *first);
-        let in_table = if geometry.is_exfat() {
-            let one_piece = chain.runs.len() == 1 && (record.contiguous || node.chain.bytes == 0) && node.set.is_some();
-            if record.contiguous && !one_piece {
-                // The table says from now on what was said by the entry.
-                for run in &node.chain.runs {
-                    self.link_run(run, None)?;
-                }
-            }
-            record.contiguous = one_piece;
-            !one_piece
-        } else {
-            true
-        };
-        if in_table {
-            let mut followers = runs.iter().skip(1).map(|(first, _)| *first);
-            for (first, len) in runs {
-                let at = geometry.cluster_at(*first).unwrap_or_default();
-                let len = u64::from(*len).saturating_mul(geometry.cluster_bytes.into());
-                self.link_run(&Run { start: 0, at, len }, followers.next())?;
-            }
-            if let Some(last) = old_last {
-                // New ones first, where they are not written at one time anyhow.
-                if !runs.iter().all(|(first, len)| {
-                    Table::together(geometry, last, *first)
-                        && Table::together(geometry, last, first.saturating_add(*len).saturating_sub(1))
-                }) {
-                    self.table.write(writer, geometry)?;
-                }
-                self.table.set(device, geometry, last, Link::Next(first_new))?;
-            }
-            self.table.write(writer, geometry)?;
-        }
-        if node.chain.bytes == 0 {
-            record.first = first_new;
-        }
-        node.chain = chain;
-        Ok(())
-    }
-
-    /// Chains the clusters of a run, and the last one to `follower`, or to none.
-    fn link_run(&self, run: &Run, follower: Option<u32>) -> Result<()> {
-        let (device, geometry) = (&*self.device, &self.geometry);
-        let first = geometry.cluster_of(run.at).unwrap_or_default();
-        let count = geometry.clusters_for(run.len) as u32;
-        let last = first.saturating_add(count).saturating_sub(1);
-        for cluster in first..last {
-            self.table.set(device, geometry, cluster, Link::Next(cluster.saturating_add(1)))?;
-        }
-        self.table.set(device, geometry, last, follower.map_or(Link::End, Link::Next))
-    }
-
-    /// Clusters of a chain that lie behind what the size of its file needs, as another system may leave them.
-    fn complete(&self, node: &mut Node) -> Result<()> {
-        if node.record.contiguous || node.chain.bytes == 0 {
-            return Ok(());
-        }
-        let mut left = self.geometry.clusters;
-        while let Some(last) = last_cluster(&self.geometry, &node.chain) {
-            let Link::Next(next) = self.table.get(&*self.device, &self.geometry, last)? else { break };
-            let at = self.geometry.cluster_at(next).ok_or_else(|| Corrupt::Chain.at(format!("cluster {next}")))?;
-            left = left.checked_sub(1).ok_or_else(|| Corrupt::Chain.at("loop at the end of a file"))?;
-            node.chain.push(at, self.geometry.cluster_bytes.into())?;
-        }
-        Ok(())
-    }
-
-    /// Makes room for `bytes` in all, fills what is new by `fill`, and links it; all but the entry.
-    fn grow(
-        &self,
-        state: &mut State,
-        node: &mut Node,
-        record: &mut Record,
-        bytes: u64,
-        fill: impl FnOnce(&Chain) -> Result<()>,
-    ) -> Result<()> {
-        if bytes > node.chain.bytes {
-            self.complete(node)?;
-        }
-        let missing = self.geometry.clusters_for(bytes.saturating_sub(node.chain.bytes));
-        if bytes <= node.chain.bytes || missing == 0 {
-            return fill(&node.chain);
-        }
-        let runs = self.allocate(state, &node.chain, missing)?;
-        let mut whole = node.chain.clone();
-        let done = (|| {
-            for (first, len) in &runs {
-                let at = self.geometry.cluster_at(*first).ok_or_else(|| Corrupt::Chain.at("new cluster"))?;
-                whole.push(at, u64::from(*len).saturating_mul(self.geometry.cluster_bytes.into()))?;
-            }
-            fill(&whole)
-        })();
-        if let Err(error) = done {
-            if let Some(free) = &mut state.free {
-                runs.iter().for_each(|(first, len)| free.put_back(*first, *len));
-            }
-            return Err(error);
-        }
-        self.link(state, node, record, &runs).inspect_err(|_| self.table.forget())
-    }
-
-    /// Gives up clusters that no entry names any more. `last` is what the chain ends with now.
-    fn give_up(&self, state: &mut State, runs: &[Run], last: Option<u32>, contiguous: bool) -> Result<()> {
-        let (device, geometry, writer) = (&*self.device, &self.geometry, self.writer()?);
-        let mut clusters = Vec::new();
-        for run in runs {
-            let first = geometry.cluster_of(run.at).ok_or_else(|| Corrupt::Chain.at("cluster that is given up"))?;
-            clusters.push((first, geometry.clusters_for(run.len) as u32));
-        }
-        if let Some(last) = last.filter(|_| !contiguous && !clusters.is_empty()) {
-            self.table.set(device, geometry, last, Link::End)?;
-        }
-        if !geometry.is_exfat() {
-            for (first, len) in &clusters {
-                for cluster in *first..first.saturating_add(*len) {
-                    self.table.set(device, geometry, cluster, Link::Free)?;
-                }
-            }
-        }
-        self.table.write(writer, geometry)?;
-        if let Some(free) = &mut state.free {
-            clusters.iter().for_each(|(first, len)| free.give_up(*first, *len));
-        }
-        self.write_bitmap(state, &clusters)
-    }
-
-    /// One more cluster of zeroes at the end of a directory.
-    fn extend_directory(&self, state: &mut State, inode: Inode, node: &mut Node) -> Result<()> {
-        let cluster = u64::from(self.geometry.cluster_bytes);
-        let bytes = node.chain.bytes.saturating_add(cluster);
-        let most = match self.geometry.is_exfat() {
-            true => EXFAT_DIRECTORY_BYTES_MAX,
-            false => FAT_SLOTS_MAX.saturating_mul(ENTRY_BYTES),
-        };
-        let fixed = inode == ROOT && matches!(self.geometry.root, RootPlace::Fixed(..));
-        if fixed || bytes > most {
-            return Err(Error::new(
-                Kind::NoSpace,
-                format!("a directory of {} bytes, which may have no more", node.chain.bytes),
-            ));
-        }
-        let mut record = node.record;
-        let start = node.chain.bytes;
-        self.grow(state, node, &mut record, bytes, |chain| self.clear(chain, start, cluster))?;
-        if node.record.contiguous && !record.contiguous {
-            state.scattered.insert(record.first);
-        }
-        if self.geometry.is_exfat() && inode != ROOT {
-            record.size = bytes;
-            record.valid = bytes;
-        }
-        self.put(state, inode, node, record)
-    }
-
-    /// Zeroes of a directory, which are on the device before anything names them.
-    fn clear(&self, chain: &Chain, start: u64, len: u64) -> Result<()> {
-        let writer = self.writer()?;
-        let mut done = 0;
-        while done < len {
-            let some = len.saturating_sub(done).min(ZEROES.len() as u64);
-            chain.write(writer, ZEROES.get(..some as usize).unwrap_or_default(), start.saturating_add(done))?;
-            done = done.saturating_add(some);
-        }
-        writer.flush()
-    }
-
-    /// Finds room for entries in a directory, and says where each goes, the first one's number, and what must be written
-    /// after them so that they are seen.
-    fn place_entries(
-        &self,
-        state: &mut State,
-        inode: Inode,
-        node: &mut Node,
-        count: usize,
-    ) -> Result<(Vec<u64>, u32, Patch)> {
-        let sector = (u64::from(self.geometry.sector_bytes) / ENTRY_BYTES) as u32;
-        let count = count as u32;
-        let (gap, end) = self.with_index(inode, &node.chain, |index| (index.gap(count, sector), index.end))?;
-        let place = |node: &Node, slot: u32| {
-            let offset = u64::from(slot).saturating_mul(ENTRY_BYTES);
-            node.chain.place(offset).map(|(at, _)| at).ok_or_else(|| Corrupt::ChainEnds.at("entry of a directory"))
-        };
-        let Some(slot) = gap else {
-            let slot = directory::within_sector(end, count, sector);
-            let behind = slot.saturating_add(count);
-            while node.chain.bytes < u64::from(behind).saturating_mul(ENTRY_BYTES) {
-                self.extend_directory(state, inode, node)?;
-            }
-            let mut padding = Patch::new();
-            for unused in end..slot {
-                let mut raw: Raw = [0; 32];
-                raw.iter_mut()
-                    .take(1)
-                    .for_each(|first| *first = if self.geometry.is_exfat() { UNUSED } else { DELETED });
-                padding.push((place(node, unused)?, raw));
-            }
-            let places = (slot..behind).map(|slot| place(node, slot)).collect::<Result<_>>()?;
-            // What follows the end may be anything: it is made to be the end.
-            if u64::from(behind).saturating_mul(ENTRY_BYTES) < node.chain.bytes {
-                let at = place(node, behind)?;
-                let mut next: Raw = [0; 32];
-                self.device.read_at(&mut next, at)?;
-                if next.first() != Some(&0) {
-                    self.patch(&[(at, [0; 32])])?;
-                }
-            }
-            self.with_index(inode, &node.chain, |index| index.extend(end, slot, behind))?;
-            return Ok((places, slot, padding));
-        };
-        let places = (slot..slot.saturating_add(count)).map(|slot| place(node, slot)).collect::<Result<_>>()?;
-        self.with_index(inode, &node.chain, |index| index.take(slot, count))?;
-        Ok((places, slot, Patch::new()))
-    }
-
-    /// The entries of a file with a new name, and its short one.
-    fn entries(
-        &self,
-        directory: Inode,
-        node: &Node,
-        units: &[u16],
-        record: &Record,
-    ) -> Result<(Vec<Raw>, Option<name::Short>)> {
-        if self.geometry.is_exfat() {
-            return Ok((entry::exfat_entries(units, &self.fold, record), None));
-        }
-        if let Some(short) = name::exact_short(units) {
-            let taken = self.with_index(directory, &node.chain, |index| index.has_short(&short))?;
-            // Taken by a file whose long name is another one.
-            if !taken {
-                return Ok((entry::fat_entries(units, &short, false, record, self.is_fat32()), Some(short)));
-            }
-        }
-        let short =
-            self.with_index(directory, &node.chain, |index| name::new_short(units, |short| index.has_short(short)))?;
-        let short = short.ok_or_else(|| Error::new(Kind::NoSpace, "no short name is left in the directory"))?;
-        Ok((entry::fat_entries(units, &short, true, record, self.is_fat32()), Some(short)))
-    }
-
-    /// Puts the entries of a file into a directory; returns where the one that makes it known is.
-    fn insert(
-        &self,
-        state: &mut State,
-        (directory, node): (Inode, &mut Node),
-        units: &[u16],
-        record: &Record,
-    ) -> Result<(u64, Patch)> {
-        let (entries, short) = self.entries(directory, node, units, record)?;
-        let (places, slot, padding) = self.place_entries(state, directory, node, entries.len())?;
-        let main = if self.geometry.is_exfat() { places.first() } else { places.last() };
-        let at = *main.ok_or_else(|| Corrupt::EntrySet.at("no entries"))?;
-        let mut patch: Patch = places.iter().copied().zip(entries).collect();
-        let position = Position { slot, slots: patch.len() as u32, at };
-        if self.geometry.is_exfat() && !self.same_sector(&patch) {
-            // The first one makes them a file: its sector is written last.
-            patch.reverse();
-        }
-        patch.extend(padding);
-        self.with_index(directory, &node.chain, |index| {
-            index.put(&self.fold, units, short, position, self.options.code_page);
-        })?;
-        Ok((at, patch))
-    }
-
-    /// A file of a directory by its name.
-    fn named(&self, state: &State, directory: Inode, node: &Node, name: &[u8]) -> Result<Option<Named>> {
-        let Some(position) = self.find(directory, node, name)? else { return Ok(None) };
-        let mut named = None;
-        self.scan(&node.chain, position.slot, &mut |seen| {
-            if let Seen::File(found) = seen
-                && found.at == position.at
-            {
-                named = Some(self.names(state, node, position, &found));
-            }
-            ControlFlow::Break(())
-        })?;
-        // A long name is met piece by piece.
-        if named.is_none() {
-            self.scan(&node.chain, position.slot, &mut |seen| match seen {
-                Seen::File(found) if found.at == position.at => {
-                    named = Some(self.names(state, node, position, &found));
-                    ControlFlow::Break(())
-                }
-                Seen::Other(_) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
-            })?;
-        }
-        named.map(Some).ok_or_else(|| Corrupt::EntrySet.at(format!("entries of {}", Printable(name))))
-    }
-
-    fn names(&self, state: &State, node: &Node, position: Position, found: &Found<'_>) -> Named {
-        let listed = name::to_units(&self.listed(found)).unwrap_or_else(|| found.units.clone());
-        let short = found.short.or_else(|| found.entries.first().map(|entry| name::short_at(entry)));
-        let short = short.filter(|_| !self.geometry.is_exfat());
-        let mut names = vec![self.fold.name(&listed)];
-        if let Some(short) = &short {
-            names.push(self.fold.name(&name::short_units(short, 0, self.options.code_page)));
-        }
-        let inode = Self::number(state, node, position.at);
-        Named { position, inode, names, short, units: found.units.clone() }
-    }
-
-    /// What marks the entries of a file as not in use; in the order in which they are to be written.
-    fn unlink(&self, node: &Node, named: &Named) -> Result<Patch> {
-        let mut patch = Patch::new();
-        for slot in 0..named.position.slots {
-            let offset = u64::from(named.position.slot.saturating_add(slot)).saturating_mul(ENTRY_BYTES);
-            let (at, _) = node.chain.place(offset).ok_or_else(|| Corrupt::ChainEnds.at("entry of a directory"))?;
-            let mut raw = [0; 32];
-            self.device.read_at(&mut raw, at)?;
-            let exfat = self.geometry.is_exfat();
-            raw.iter_mut().take(1).for_each(|first| *first = if exfat { *first & 0x7f } else { DELETED });
-            patch.push((at, raw));
-        }
-        Ok(patch)
-    }
-
-    fn is_empty(&self, node: &Node) -> Result<bool> {
-        let mut empty = true;
-        self.scan(&node.chain, 0, &mut |seen| {
-            empty = !matches!(seen, Seen::File(_));
-            if empty { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        Ok(empty)
-    }
-
-    /// That a file may be removed as what it is thought to be.
-    fn check_removable(&self, state: &State, inode: Inode, directory_wanted: bool, name: &[u8]) -> Result<()> {
-        let node = self.node(state, inode)?;
-        let fail = |kind| Err(Error::new(kind, Printable(name).to_string()));
-        match (node.record.is_directory(), directory_wanted) {
-            (true, false) => fail(Kind::IsDirectory),
-            (false, true) => fail(Kind::NotDirectory),
-            (true, true) if !self.is_empty(&node)? => fail(Kind::NotEmpty),
-            _ => Ok(()),
-        }
-    }
-
-    /// A file has lost its name: its clusters are given up, unless it is held.
-    fn let_go(&self, state: &mut State, inode: Inode, mut node: Node) -> Result<()> {
-        self.forget_node(inode);
-        self.forget_index(inode);
-        if state.held.contains_key(&inode.0) {
-            let set = node.set.as_ref().map(|set| Set { places: Vec::new(), ..set.clone() });
-            state.remove(inode, set);
-            return Ok(());
-        }
-        state.remove(inode, None);
-        self.complete(&mut node)?;
-        self.give_up(state, &node.chain.runs, None, node.record.contiguous)
-    }
-
-    /// The time of a directory in which something was changed; written when it is another one for people.
-    fn touch(&self, state: &mut State, inode: Inode, node: &mut Node, now: Time) -> Result<()> {
-        let record = Record { modified: now, ..node.record };
-        match Stamp::of(node.record.modified).word() == Stamp::of(now).word() {
-            true => Ok(()),
-            false => self.put(state, inode, node, record),
-        }
-    }
-
-    /// Runs a change of a directory, which is not kept where that fails.
-    fn in_directory<T>(
-        &self,
-        state: &mut State,
-        inode: Inode,
-        change: impl FnOnce(&mut State, &mut Node) -> Result<T>,
-    ) -> Result<T> {
-        self.directory(state, inode)?;
-        let mut node = self.take_node(state, inode)?;
-        let done = change(state, &mut node);
-        match &done {
-            Ok(_) => self.keep_node(inode, node),
-            Err(_) => self.forget_index(inode),
-        }
-        done
-    }
-
-    /// Whether `inside` is `directory` or somewhere below it.
-    fn is_below(&self, state: &State, directory: Inode, inside: Inode) -> Result<bool> {
-        let mut pending = vec![directory];
-        let mut met = std::collections::HashSet::new();
-        while let Some(next) = pending.pop() {
-            if next == inside {
-                return Ok(true);
-            }
-            if !met.insert(next) {
-                continue;
-            }
-            let node = self.directory(state, next)?;
-            self.scan(&node.chain, 0, &mut |seen| {
-                if let Seen::File(found) = seen {
-                    let set =
-                        Set { places: Vec::new(), entries: found.entries.to_vec(), exfat: self.geometry.is_exfat() };
-                    if set.record(self.is_fat32()).is_some_and(|record| record.is_directory()) {
-                        pending.push(Self::number(state, &node, found.at));
-                    }
-                }
-                ControlFlow::Continue(())
-            })?;
-        }
-        Ok(false)
-    }
-
-    fn exists(name: &[u8]) -> Error {
-        Error::new(Kind::Exists, Printable(name).to_string())
     }
 
     /// The size of a file after `len` bytes at `offset`.
@@ -681,12 +204,6 @@ impl Fat {
             .filter(|end| *end <= most)
             .ok_or_else(|| Error::new(Kind::Limit, format!("{len} bytes at {offset} of a file, which may have {most}")))
     }
-}
-
-/// The last cluster of a chain.
-fn last_cluster(geometry: &super::Geometry, chain: &Chain) -> Option<u32> {
-    let last = chain.runs.last()?;
-    geometry.cluster_of(last.at.checked_add(last.len)?.checked_sub(1)?)
 }
 
 impl Writable for Fat {
