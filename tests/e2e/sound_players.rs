@@ -118,9 +118,10 @@ fn cpal_plays_and_records_by_alsa() {
     let program = copy.join("cpal").display().to_string();
     plays(&["real", "free"], &program, "play FILE");
     let session = Session::new(User::Ordinary, "player");
-    let card = Card::start(&session, ",mic=tone");
+    let mut card = Card::start(&session, ",mic=tone");
     let script = format!("{program} record 1 >{}", session.join("heard.raw").display());
     card.run(&session, "sh", &["-c", &script]);
+    card.signal(rustix::process::Signal::TERM);
     let heard = std::fs::read(session.join("heard.raw")).unwrap();
     let left = |frame: &[u8]| i16::from_le_bytes([frame[0], frame[1]]);
     let samples: Vec<i16> = heard.chunks_exact(4).map(left).collect();
