@@ -103,23 +103,31 @@ fn the_loops_commands_are_what_another_server_reads() {
         }
         commands
     };
-    let asked = read(session.outgoing(Side::Source));
-    assert!(matches!(&asked[0], pa::Command::Auth(auth) if auth.version == 15 && auth.cookie == [9; 256]));
-    assert!(matches!(&asked[1], pa::Command::SetClientName(_)));
-    assert!(
-        matches!(&asked[2], pa::Command::GetSourceInfo(info) if info.name == Some(CString::new("loopbox.mic").unwrap()))
-    );
-    let asked = read(session.outgoing(Side::Sink));
-    assert!(matches!(&asked[2], pa::Command::GetSinkInfo(info) if info.name == Some(CString::new("loopbox").unwrap())));
-    // With the answers of a card it asks for its streams.
+    let mut cards = [(); 2].map(|()| Engine::new(Options::default()));
+    let clients = [0, 1].map(|n| cards[n].connect().unwrap());
+    let mut answered = |session: &mut Session| {
+        for (n, side) in [Side::Source, Side::Sink].into_iter().enumerate() {
+            let sent = std::mem::take(session.outgoing(side));
+            cards[n].receive(NOW, clients[n], &sent);
+            let answer = std::mem::take(cards[n].outgoing(clients[n]).unwrap());
+            session.receive(0, side, &answer).unwrap();
+        }
+    };
     for side in [Side::Source, Side::Sink] {
-        let mut card = Engine::new(Options::default());
-        let client = card.connect().unwrap();
-        let sent = std::mem::take(session.outgoing(side));
-        card.receive(NOW, client, &sent);
-        let answer = std::mem::take(card.outgoing(client).unwrap());
-        session.receive(0, side, &answer).unwrap();
+        let asked = read(session.outgoing(side));
+        let [pa::Command::Auth(auth), pa::Command::SetClientName(_)] = &asked[..] else { panic!("{asked:?}") };
+        assert!(auth.version == 15 && auth.cookie == [9; 256]);
     }
+    // Who it talks with is known: it asks for the device.
+    answered(&mut session);
+    let asked = read(session.outgoing(Side::Source));
+    let [pa::Command::GetSourceInfo(info)] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!(info.name, Some(CString::new("loopbox.mic").unwrap()));
+    let asked = read(session.outgoing(Side::Sink));
+    let [pa::Command::GetSinkInfo(info)] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!(info.name, Some(CString::new("loopbox").unwrap()));
+    // And for its streams.
+    answered(&mut session);
     let asked = read(session.outgoing(Side::Source));
     let [pa::Command::CreateRecordStream(record)] = &asked[..] else { panic!("{asked:?}") };
     assert_eq!(record.sample_spec.format, pa::SampleFormat::Float32Le);
