@@ -35,13 +35,6 @@ pub fn begin(report: &Path, group: &'static str) {
     *REPORT.lock().unwrap() = Some((report.to_path_buf(), group, Vec::new()));
 }
 
-fn record(row: &Row) {
-    if let Some((report, group, rows)) = REPORT.lock().unwrap().as_mut() {
-        rows.push(row.clone());
-        write_section(report, group, rows);
-    }
-}
-
 /// One contender of a row and what it measured, a value a round, in seconds or per second.
 #[derive(Debug, Clone)]
 pub struct Score {
@@ -85,6 +78,17 @@ pub struct Row {
     pub goal: Option<(f64, &'static str)>,
     /// The figure itself that the project aims at, where there is one.
     pub aim: Option<f64>,
+}
+
+impl Row {
+    /// Puts it into the report: each row that was measured goes this way.
+    pub fn recorded(self) -> Self {
+        if let Some((report, group, rows)) = REPORT.lock().unwrap().as_mut() {
+            rows.push(self.clone());
+            write_section(report, group, rows);
+        }
+        self
+    }
 }
 
 type Round<'a> = Box<dyn FnMut() -> f64 + 'a>;
@@ -154,9 +158,7 @@ impl<'a> Contest<'a> {
         for score in &scores {
             eprintln!("    {:24} {}", score.name, self.unit.shown(score.median()));
         }
-        let row = Row { name: self.name, unit: self.unit, scores, goal: self.goal, aim: self.aim };
-        record(&row);
-        row
+        Row { name: self.name, unit: self.unit, scores, goal: self.goal, aim: self.aim }.recorded()
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use rig::Scratch;
 
 use crate::contest::{Contest, Row, Unit};
-use crate::disk::{Mounter, find, piped, random_reads, read_all, tar};
+use crate::disk::{Mounter, extraction, find, piped, random_reads, read_all, tar};
 use crate::images::{FILES, evict};
 
 /// Bytes of the big file: text that shrinks to a third.
@@ -152,15 +152,7 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
 
 fn copied_rows(program: &Path, scratch: &Scratch, tree: &Path, format: &Format) -> Vec<Row> {
     let out = scratch.join("out");
-    let timed = |task: &dyn Fn()| {
-        let _ = fs::remove_dir_all(&out);
-        fs::create_dir(&out).unwrap();
-        // What the contender before wrote is not written back at this one's cost.
-        rustix::fs::sync();
-        let start = std::time::Instant::now();
-        task();
-        start.elapsed().as_secs_f64()
-    };
+    let timed = |task: &dyn Fn()| extraction(&out, task);
     let source = |path: &str| format!("{}:{path}", format.image.display());
     let all = source("/");
     let name = format!("{}: copy all out ({FILES} files and 128 MiB), warm", format.name);
@@ -198,8 +190,6 @@ fn copied_rows(program: &Path, scratch: &Scratch, tree: &Path, format: &Format) 
         cat = cat
             .timed("unsquashfs -cat", move || piped(&format!("unsquashfs -cat '{image}' big")))
             .timed("7z", move || piped(&format!("7z x -so '{image}' big")));
-    } else {
-        cat = cat.timed("dump.erofs --cat", move || piped(&format!("dump.erofs --cat --path=/big '{image}'")));
     }
     vec![contest.goal(1.0, "").run(2), cat.goal(1.0, "").run(3)]
 }

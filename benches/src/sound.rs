@@ -182,7 +182,7 @@ fn rows_of(names: &[(&str, Unit, Option<f64>)], contenders: &[(&str, Vec<Vec<f64
             score
         };
         let scores = contenders.iter().map(score).filter(|score| !score.rounds.is_empty()).collect();
-        Row { name: (*name).to_owned(), unit: *unit, scores, goal: None, aim: *aim }
+        Row { name: (*name).to_owned(), unit: *unit, scores, goal: None, aim: *aim }.recorded()
     };
     names.iter().enumerate().map(row).collect()
 }
