@@ -114,7 +114,8 @@ impl Hosts {
     /// Reads the text of a hosts file; nothing in it is an error.
     pub fn parse(text: &str) -> Self {
         let line = |text: &str| Line { text: text.to_owned(), entry: entry(text) };
-        Self(text.lines().map(line).collect())
+        // A carriage return is one of the blanks at the end of a line, and stays there.
+        Self(text.split_terminator('\n').map(line).collect())
     }
 
     /// Reads a hosts file.
@@ -247,11 +248,16 @@ impl Hosts {
     /// written in place.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Those of writing; [`Kind::Invalid`] when what is there is no UTF-8: a part of it was not understood, and would be
+    /// lost.
     pub fn write(&self, path: &Path) -> Result<()> {
         let what = || format!("writing {}", path.display());
         // A link stays a link: the file that it leads to is replaced.
         let path = &path.canonicalize().context(what)?;
+        if std::str::from_utf8(&fs::read(path).context(what)?).is_err() {
+            let context = format!("{}: it has bytes that are no UTF-8, and would lose them", path.display());
+            return Err(Error::new(Kind::Invalid, context));
+        }
         let text = self.text();
         match replace(path, text.as_bytes()) {
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
@@ -365,6 +371,32 @@ mod tests {
         assert!(hosts.text().starts_with("# top\n127.0.0.1\tlocalhost # home\n\n::1 localhost\n"), "{}", hosts.text());
         assert_eq!(hosts.remove("localhost", None), 2);
         assert!(hosts.text().starts_with("# top\n# home\n\nfe80::1%lo0"), "{}", hosts.text());
+    }
+
+    #[test]
+    fn the_ends_of_lines_stay_as_they_were() {
+        let text = "127.0.0.1 localhost\r\n# over\r\n10.0.0.7 db # there\r\n";
+        let mut hosts = Hosts::parse(text);
+        assert_eq!(hosts.text(), text);
+        assert_eq!(hosts.addresses("db"), ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+        assert!(hosts.add("web", "127.0.0.2".parse().unwrap()).unwrap());
+        hosts.remove("db", None);
+        assert_eq!(hosts.text(), "127.0.0.1 localhost\r\n# over\r\n# there\r\n127.0.0.2\tweb\n");
+        // A lone one, found by fuzzing.
+        let text = Hosts::parse("\0g:\r").text();
+        assert_eq!(Hosts::parse(&text).text(), text);
+    }
+
+    #[test]
+    fn a_file_that_is_no_utf_8_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosts");
+        let bytes = b"127.0.0.1 localhost # caf\xe9\n";
+        fs::write(&path, bytes).unwrap();
+        let mut hosts = Hosts::read(&path).unwrap();
+        hosts.add("web", "127.0.0.2".parse().unwrap()).unwrap();
+        assert_eq!(hosts.write(&path).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 
     #[test]
