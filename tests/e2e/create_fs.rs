@@ -114,7 +114,6 @@ fn nothing_is_left_of_an_image_that_fails() {
     for (words, said) in [
         (vec!["--fs", "fat", "--from", &tree, "--size", "2M"], "too small"),
         (vec!["--fs", "fat", "--from", "/nothing/there"], "/nothing/there"),
-        (vec!["--fs", "zfs", "--from", &tree], "loopbox makes"),
         (vec!["--fs", "fat", "--from", &tree, "--label", "twelve chars"], "label"),
         (vec!["--fs", "fat", "--size", "1M", "--partition", "gpt"], "size"),
         (vec!["--size", "1M", "--label", "X"], "--fs"),
@@ -123,6 +122,9 @@ fn nothing_is_left_of_an_image_that_fails() {
         assert!(line.contains(said), "{words:?}: {line}");
         assert_eq!(shell(&session, "ls -A"), "runtime\ntree\n", "{words:?}");
     }
+    let output = session.output(["create", "--fs", "zfs", &image]);
+    let said = rig::text(&output);
+    assert!(output.status.code() == Some(2) && said.contains("possible values: ext4, fat"), "{said}");
     shell(&session, "echo mine >x.img");
     let line = session.fails(["create", "--fs", "fat", "--from", &tree, &image]);
     assert!(line.contains("there already"), "{line}");

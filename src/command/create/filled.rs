@@ -30,7 +30,7 @@ use crate::progress::ShownMade;
 pub struct Filled {
     /// The file system: ext4, fat (12, 16 or 32, as the size demands), fat32, exfat, iso (with Rock Ridge and Joliet),
     /// squashfs or erofs.
-    #[arg(long = "fs", value_name = "NAME")]
+    #[arg(long = "fs", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Type::NAMES))]
     pub file_system: Option<String>,
 
     /// What is in it: a directory of this machine, or IMAGE or IMAGE:PATH, a directory of another image.
@@ -160,7 +160,8 @@ impl Place {
     fn of(make: &Make, tree: &Tree, table: Option<Scheme>, size: Option<u64>) -> block::Result<Self> {
         let start = make.start_bytes;
         let tail = table.map_or(0, table::tail_bytes);
-        let too_small = || Error::new(Kind::Invalid, format!("a size of {} bytes", size.unwrap_or_default()));
+        let too_small =
+            || Error::new(Kind::Invalid, format!("a size of {} bytes: too small", size.unwrap_or_default()));
         let (size, disk, shrinks) = match size {
             Some(disk) => {
                 let size = disk.checked_sub(start).and_then(|rest| rest.checked_sub(tail)).ok_or_else(too_small)?;

@@ -213,13 +213,14 @@ fn network(text: &str) -> Result<(IpAddr, u8)> {
 impl FromStr for Rule {
     type Err = Error;
 
-    /// `MATCH: SETTINGS`; without `: `, settings for all packets.
+    /// `MATCH: SETTINGS`; without `: `, settings for all packets. `MATCH:` lets those packets alone.
     fn from_str(text: &str) -> Result<Self> {
-        let (of, settings) = match text.split_once(": ") {
+        let text = text.trim();
+        let (of, settings) = match text.split_once(": ").or_else(|| Some((text.strip_suffix(':')?, ""))) {
             Some((of, settings)) => (of.parse()?, settings),
             None => (Match::default(), text),
         };
-        Ok(Self { of, settings: settings.parse()?, text: text.trim().to_owned() })
+        Ok(Self { of, settings: settings.parse()?, text: text.to_owned() })
     }
 }
 
@@ -244,6 +245,15 @@ mod tests {
         assert!(six.settings.block && six.of.from == Some(("::1".parse().unwrap(), 64)));
         let chain: Settings = "loss gemodel 1% 10% 70% 0.1%".parse().unwrap();
         assert!(matches!(chain.loss, Some(Loss::Gemodel { bad: false, .. })));
+    }
+
+    #[test]
+    fn a_rule_without_settings_is_what_it_shows() {
+        for text in ["udp: ", " : ", "udp:"] {
+            let rule: Rule = text.parse().unwrap();
+            assert_eq!(rule.settings, Settings::default());
+            assert_eq!(rule.to_string().parse::<Rule>().unwrap(), rule);
+        }
     }
 
     #[test]
