@@ -94,19 +94,30 @@ const ORDINARY_USER: &str = "loopbox-test";
 
 /// Installs what is missing, and says so.
 pub fn install(packages: &[&str]) -> Result {
+    // Twice: what is installed may take away another version of something that was there.
+    for _ in 0..2 {
+        let missing = missing(packages);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        eprintln!("xtask: installing what the tests compare with: {}", missing.join(" "));
+        shell::run(&mut privileged("apt-get", &["update", "-qq"])?)?;
+        let words = [&["install", "-y", "-qq", "--no-install-recommends"], &missing[..]].concat();
+        // RUNLEVEL: servers among them are not started (invoke-rc.d); tests start their own.
+        shell::run(privileged("apt-get", &words)?.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))?;
+    }
+    match missing(packages) {
+        missing if missing.is_empty() => Ok(()),
+        missing => Err(format!("these packages take each other away: {}", missing.join(" "))),
+    }
+}
+
+fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     let installed = |package: &&str| {
         let query = Command::new("dpkg-query").args(["-W", "-f=${Status}", package]).output();
         query.is_ok_and(|output| output.stdout.ends_with(b"ok installed"))
     };
-    let missing: Vec<&str> = packages.iter().copied().filter(|package| !installed(package)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    eprintln!("xtask: installing what the tests compare with: {}", missing.join(" "));
-    shell::run(&mut privileged("apt-get", &["update", "-qq"])?)?;
-    let words = [&["install", "-y", "-qq", "--no-install-recommends"], &missing[..]].concat();
-    // RUNLEVEL: servers among them are not started (invoke-rc.d); tests start their own.
-    shell::run(privileged("apt-get", &words)?.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))
+    packages.iter().copied().filter(|package| !installed(package)).collect()
 }
 
 /// Packages, user, and an open /dev/fuse as ordinary distributions have it.
