@@ -40,7 +40,28 @@ pub enum FileType {
     Socket,
 }
 
+/// The types by their numbers in directory entries of ext2/3/4 (`EXT2_FT_…`) and erofs, from 1 on.
+const ENTRY_TYPES: [FileType; 7] = [
+    FileType::Regular,
+    FileType::Directory,
+    FileType::CharacterDevice,
+    FileType::BlockDevice,
+    FileType::Fifo,
+    FileType::Socket,
+    FileType::SymbolicLink,
+];
+
 impl FileType {
+    /// The type of that number in a directory entry of ext2/3/4 or erofs; 0 is for one that is not said.
+    pub(crate) fn of_entry(number: u8) -> Option<Self> {
+        ENTRY_TYPES.get(usize::from(number.checked_sub(1)?)).copied()
+    }
+
+    /// Its number in a directory entry of ext2/3/4 or erofs.
+    pub(crate) fn entry_number(self) -> u8 {
+        ENTRY_TYPES.iter().zip(1..).find(|(file_type, _)| **file_type == self).map_or(0, |(_, number)| number)
+    }
+
     /// The `S_IF…` bits of a mode.
     pub fn mode_bits(self) -> u32 {
         match self {

@@ -63,14 +63,7 @@ impl Block {
     fn file_type(&self, number: usize) -> Option<Option<FileType>> {
         Some(match byte(&self.bytes, number.checked_mul(ENTRY_BYTES)?.checked_add(10)?)? {
             0 => None,
-            1 => Some(FileType::Regular),
-            2 => Some(FileType::Directory),
-            3 => Some(FileType::CharacterDevice),
-            4 => Some(FileType::BlockDevice),
-            5 => Some(FileType::Fifo),
-            6 => Some(FileType::Socket),
-            7 => Some(FileType::SymbolicLink),
-            _ => return None,
+            number => Some(FileType::of_entry(number)?),
         })
     }
 }

@@ -152,7 +152,7 @@ impl Ext4 {
                 continue;
             }
             let number = self.inode_number(entry.inode.into())?;
-            let file_type = if typed { file_type(entry.file_type) } else { None };
+            let file_type = if typed { FileType::of_entry(entry.file_type) } else { None };
             let next = Cursor(list.base.saturating_add(at as u64));
             if visit(Entry { name: entry.name, inode: Inode(number.into()), file_type, next }).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -268,18 +268,4 @@ pub(super) fn record_bytes(rec_len: u16, block_bytes: usize) -> usize {
     } else {
         (plain & 0xFFFC) | ((plain & 3) << 16)
     }
-}
-
-/// The type that an entry itself names, if any.
-fn file_type(code: u8) -> Option<FileType> {
-    Some(match code {
-        1 => FileType::Regular,
-        2 => FileType::Directory,
-        3 => FileType::CharacterDevice,
-        4 => FileType::BlockDevice,
-        5 => FileType::Fifo,
-        6 => FileType::Socket,
-        7 => FileType::SymbolicLink,
-        _ => return None,
-    })
 }

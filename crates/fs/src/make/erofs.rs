@@ -322,18 +322,6 @@ fn directory_bytes(node: &Node) -> u64 {
     (blocks.len() as u64 - 1) * BLOCK_BYTES + last
 }
 
-fn kind(file_type: FileType) -> u8 {
-    match file_type {
-        FileType::Regular => 1,
-        FileType::Directory => 2,
-        FileType::CharacterDevice => 3,
-        FileType::BlockDevice => 4,
-        FileType::Fifo => 5,
-        FileType::Socket => 6,
-        FileType::SymbolicLink => 7,
-    }
-}
-
 fn directory(tree: &Tree, index: Index, places: &[Place]) -> Vec<u8> {
     let entries = entries(tree.node(index), index);
     let mut rest = &entries[..];
@@ -346,7 +334,7 @@ fn directory(tree: &Tree, index: Index, places: &[Place]) -> Vec<u8> {
         for (name, child) in now {
             bytes.extend_from_slice(&places.get(*child).map_or(0, Place::number).to_le_bytes());
             bytes.extend_from_slice(&(name_at as u16).to_le_bytes());
-            bytes.extend_from_slice(&[kind(tree.node(*child).file_type), 0]);
+            bytes.extend_from_slice(&[tree.node(*child).file_type.entry_number(), 0]);
             name_at += name.len();
         }
         now.iter().for_each(|(name, _)| bytes.extend_from_slice(name));

@@ -65,11 +65,7 @@ fn twenty_thousand_files_and_none() {
     requires!("fsck.erofs");
     let scratch = Scratch::new("make-erofs-many");
     let folder = scratch.join("tree");
-    image::many(&folder, 10_000);
-    std::fs::create_dir(folder.join("flat")).unwrap();
-    for n in 0..10_000 {
-        std::fs::write(folder.join(format!("flat/a name that is rather long, number {n}")), format!("{n}")).unwrap();
-    }
+    image::many_and_flat(&folder);
     let image = scratch.join("many.img");
     let source = loopbox_fs::folder::Folder::open(&folder).unwrap();
     image::image_of(&erofs(), &source, &image, &image::Told::default());

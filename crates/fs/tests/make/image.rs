@@ -72,6 +72,15 @@ pub(crate) fn open(image: &Path) -> Arc<dyn FileSystem> {
     loopbox_fs::open(Arc::new(device)).unwrap()
 }
 
+/// Twenty thousand small files, half of them in one directory.
+pub(crate) fn many_and_flat(folder: &Path) {
+    many(folder, 10_000);
+    std::fs::create_dir(folder.join("flat")).unwrap();
+    for n in 0..10_000 {
+        std::fs::write(folder.join(format!("flat/a name that is rather long, number {n}")), format!("{n}")).unwrap();
+    }
+}
+
 /// So many small files in a hundred directories.
 pub(crate) fn many(folder: &Path, files: usize) {
     for n in 0..files {

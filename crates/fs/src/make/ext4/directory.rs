@@ -2,25 +2,12 @@
 
 use super::bytes::Fields;
 use super::{BLOCK_BYTES, Contents, Index, LOST_FOUND, LOST_FOUND_BLOCKS, Node, ROOT, ROOT_INODE};
-use crate::FileType;
 use crate::ext4::checksum::crc32c;
 
 /// Bytes of the checksum at the end, which looks like an entry of no file.
 const TAIL_BYTES: usize = 12;
 const TAIL_TYPE: u8 = 0xde;
 const ROOM: usize = BLOCK_BYTES as usize - TAIL_BYTES;
-
-fn kind(file_type: FileType) -> u8 {
-    match file_type {
-        FileType::Regular => 1,
-        FileType::Directory => 2,
-        FileType::CharacterDevice => 3,
-        FileType::BlockDevice => 4,
-        FileType::Fifo => 5,
-        FileType::Socket => 6,
-        FileType::SymbolicLink => 7,
-    }
-}
 
 /// Bytes of an entry.
 fn entry_bytes(name: &[u8]) -> usize {
@@ -58,7 +45,9 @@ pub(super) fn bytes(contents: &Contents<'_>, index: Index, seed: u32) -> Vec<u8>
     }
     let children = node.children.iter();
     entries.extend(
-        children.map(|(name, child)| (&**name, contents.number(*child), kind(contents.tree.node(*child).file_type))),
+        children.map(|(name, child)| {
+            (&**name, contents.number(*child), contents.tree.node(*child).file_type.entry_number())
+        }),
     );
     list(&entries, 0, seed)
 }
