@@ -6,18 +6,9 @@ use rig::{User, requires, run_command};
 
 use crate::session::Session;
 
-fn shell(session: &Session, line: &str) -> String {
-    run_command(session.command("sh").args(["-ec", line]).current_dir(session.join(".")))
-}
-
-fn words(session: &Session, name: &str) -> String {
-    session.join(name).display().to_string()
-}
-
 /// A disk with one partition, which holds an ext4 with a file at both ends, as it is: `disk.raw`.
 fn disk(session: &Session) {
-    shell(
-        session,
+    session.shell(
         "mkdir tree; echo hello >tree/greeting; seq 300000 >tree/numbers; truncate -s 24M disk.raw; \
          echo 'start=2048, type=83' | sfdisk -q disk.raw; mkfs.ext4 -q -d tree -E offset=1048576 disk.raw 23M",
     );
@@ -35,29 +26,29 @@ fn compressed_disks_are_looked_into_mounted_served_and_converted() {
     requires!("gzip", "xz", "zstd", "mkfs.ext4", "sfdisk", "qemu-img", "nbdcopy", "nbdkit");
     let session = Session::new(User::Ordinary, "compressed");
     disk(&session);
-    shell(&session, "gzip -k disk.raw; xz -0 --block-size=2MiB -kc disk.raw >disk.raw.xz; zstd -q disk.raw");
-    shell(&session, "mkdir folder");
+    session.shell("gzip -k disk.raw; xz -0 --block-size=2MiB -kc disk.raw >disk.raw.xz; zstd -q disk.raw");
+    session.shell("mkdir folder");
     for (n, (name, format)) in
         [("disk.raw.gz", "gzip"), ("disk.raw.xz", "xz"), ("disk.raw.zst", "zstd")].iter().enumerate()
     {
-        let image = words(&session, name);
+        let image = session.word(name);
         let info = session.done(["info", &image]);
         assert!(info.contains(format) && info.contains("24.0 MiB") && info.contains("ext4"), "{info}");
         assert!(session.done(["ls", &format!("{image}:/")]).contains("greeting"));
         assert_eq!(session.done(["cat", &format!("{image},partition=1:/greeting")]), "hello\n");
         assert_eq!(session.done(["cat", &format!("{image},format={format},partition=1:/greeting")]), "hello\n");
-        session.done(["mount", &image, &words(&session, "folder")]);
-        shell(&session, "cmp folder/numbers tree/numbers");
-        session.done(["umount", &words(&session, "folder")]);
-        session.done(["serve", &image, "--", "sh", "-c", &format!("nbdcopy $uri {}", words(&session, "copy"))]);
-        shell(&session, "cmp copy disk.raw; rm copy");
+        session.done(["mount", &image, &session.word("folder")]);
+        session.shell("cmp folder/numbers tree/numbers");
+        session.done(["umount", &session.word("folder")]);
+        session.done(["serve", &image, "--", "sh", "-c", &format!("nbdcopy $uri {}", session.word("copy"))]);
+        session.shell("cmp copy disk.raw; rm copy");
         // nbdkit's filters read the same.
         if *format != "zstd" {
-            shell(&session, &format!("nbdkit -U - -r --filter={format} file {name} --run 'nbdcopy $uri copy'"));
-            shell(&session, "cmp copy disk.raw; rm copy");
+            session.shell(&format!("nbdkit -U - -r --filter={format} file {name} --run 'nbdcopy $uri copy'"));
+            session.shell("cmp copy disk.raw; rm copy");
         }
-        session.done(["convert", &image, &words(&session, "new.qcow2")]);
-        shell(&session, "qemu-img compare -q -F raw new.qcow2 disk.raw; rm new.qcow2");
+        session.done(["convert", &image, &session.word("new.qcow2")]);
+        session.shell("qemu-img compare -q -F raw new.qcow2 disk.raw; rm new.qcow2");
         let said = session.fails(["mkdir", &format!("{image}:/new")]);
         assert!(said.contains("only read") && said.contains("overlay"), "{said}");
         // Found at its own place, and by a word for its format: one index, and not one a command.
@@ -66,20 +57,20 @@ fn compressed_disks_are_looked_into_mounted_served_and_converted() {
     let mode = session.join("cache/loopbox").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     // Read once, from one end to the other, a disk is not decompressed for another time.
-    shell(&session, "xz -0 -T1 -kc disk.raw >once.xz; cp disk.raw.zst once.zst");
+    session.shell("xz -0 -T1 -kc disk.raw >once.xz; cp disk.raw.zst once.zst");
     let before = cached(&session);
     for name in ["once.xz", "once.zst"] {
-        session.done(["convert", &words(&session, name), &words(&session, "new.raw")]);
-        shell(&session, "cmp new.raw disk.raw; rm new.raw");
+        session.done(["convert", &session.word(name), &session.word("new.raw")]);
+        session.shell("cmp new.raw disk.raw; rm new.raw");
     }
     assert_eq!(cached(&session), before);
     // One of another image format inside.
-    shell(&session, "qemu-img convert -O qcow2 disk.raw disk.qcow2; gzip disk.qcow2");
-    let image = words(&session, "disk.qcow2.gz");
+    session.shell("qemu-img convert -O qcow2 disk.raw disk.qcow2; gzip disk.qcow2");
+    let image = session.word("disk.qcow2.gz");
     assert_eq!(session.done(["cat", &format!("{image}:/greeting")]), "hello\n");
     let info = session.done(["info", &image]);
     assert!(info.contains("qcow2 3") && info.contains("compressed as a whole by gzip"), "{info}");
-    let said = session.fails(["cat", &format!("{},format=gzip:/greeting", words(&session, "disk.raw"))]);
+    let said = session.fails(["cat", &format!("{},format=gzip:/greeting", session.word("disk.raw"))]);
     assert!(said.contains("gzip"), "{said}");
 }
 
@@ -88,8 +79,8 @@ fn the_index_follows_the_image_and_survives_whatever_happens_to_it() {
     requires!("gzip", "mkfs.ext4", "sfdisk");
     let session = Session::new(User::Ordinary, "compressed");
     disk(&session);
-    shell(&session, "gzip -k -1 disk.raw");
-    let image = words(&session, "disk.raw.gz");
+    session.shell("gzip -k -1 disk.raw");
+    let image = session.word("disk.raw.gz");
     let greeting = || session.done(["cat", &format!("{image}:/greeting")]);
     // Several at one time, none of which has an index.
     let many = |count: usize| {
@@ -118,19 +109,19 @@ fn the_index_follows_the_image_and_survives_whatever_happens_to_it() {
         "for f in cache/loopbox/index-*; do mv $f $f.new; done",
         "rm cache/loopbox/index-*",
     ] {
-        shell(&session, line);
+        session.shell(line);
         assert_eq!(greeting(), "hello\n", "{line}");
         assert_eq!(cached(&session).0, 1, "{line}");
     }
     // The image becomes another one.
-    shell(
-        &session,
-        "echo other >tree/greeting; rm disk.raw disk.raw.gz; truncate -s 24M disk.raw; mkfs.ext4 -q -d tree disk.raw; gzip disk.raw",
+    session.shell(
+        "echo other >tree/greeting; rm disk.raw disk.raw.gz; truncate -s 24M disk.raw; mkfs.ext4 -q -d tree disk.raw; \
+         gzip disk.raw",
     );
     assert_eq!(greeting(), "other\n");
     // No room, no folder, nothing that may be kept: it works all the same.
     let before = cached(&session);
-    shell(&session, "touch -d yesterday disk.raw.gz");
+    session.shell("touch -d yesterday disk.raw.gz");
     for (variable, value) in [("LOOPBOX_CACHE_MAX", "0"), ("XDG_CACHE_HOME", "/proc/nowhere")] {
         let words = ["cat", &format!("{image}:/greeting")];
         assert_eq!(run_command(session.loopbox().env(variable, value).args(words)), "other\n");
@@ -145,20 +136,12 @@ fn what_was_encrypted_leaves_nothing_in_the_cache() {
     requires!("gzip", "cryptsetup", "mkfs.ext4", "sfdisk");
     let session = Session::new(User::Ordinary, "compressed");
     disk(&session);
-    shell(&session, "gzip -k disk.raw; printf secret >key; size=$(stat -c %s disk.raw.gz)");
-    session.done([
-        "create",
-        &words(&session, "box.img"),
-        "--luks2",
-        "--size",
-        "24M",
-        "--key-file",
-        &words(&session, "key"),
-    ]);
-    let opened = format!("{},luks,key-file={}", words(&session, "box.img"), words(&session, "key"));
-    let put = format!("dd if={} of=$(cat node) conv=notrunc 2>/dev/null", words(&session, "disk.raw.gz"));
+    session.shell("gzip -k disk.raw; printf secret >key; size=$(stat -c %s disk.raw.gz)");
+    session.done(["create", &session.word("box.img"), "--luks2", "--size", "24M", "--key-file", &session.word("key")]);
+    let opened = format!("{},luks,key-file={}", session.word("box.img"), session.word("key"));
+    let put = format!("dd if={} of=$(cat node) conv=notrunc 2>/dev/null", session.word("disk.raw.gz"));
     let node = session.done(["attach", &opened]);
-    shell(&session, &format!("echo {} >node; {put}", node.trim()));
+    session.shell(&format!("echo {} >node; {put}", node.trim()));
     session.done(["detach", node.trim()]);
     assert_eq!(session.done(["cat", &format!("{opened},format=gzip:/greeting")]), "hello\n");
     assert_eq!(cached(&session).0, 0);

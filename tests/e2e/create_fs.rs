@@ -21,14 +21,9 @@ const CASES: &[Case] = &[
     Case { name: "squashfs", check: "unsquashfs -q -n -f -d checked", label: "" },
 ];
 
-fn shell(session: &Session, script: &str) -> String {
-    run_command(session.command("sh").args(["-ec", script]).current_dir(session.join(".")))
-}
-
 fn sample(user: User, name: &str) -> Session {
     let session = Session::new(user, name);
-    shell(
-        &session,
+    session.shell(
         "mkdir -p tree/sub/deep tree/empty; seq 10000 >tree/numbers; echo x >tree/sub/a\\ file; \
          head -c 3000000 /dev/urandom >tree/sub/deep/random; touch -d 2021-03-04T05:06:08Z tree/numbers",
     );
@@ -43,31 +38,27 @@ fn an_image_of_a_directory_is_what_others_take_it_for() {
         let path = |name: &str| session.join(name).display().to_string();
         for Case { name, check, label: wanted } in CASES {
             session.done(["create", "--fs", name, "--from", &path("tree"), "--label", wanted, &path("bare.img")]);
-            shell(&session, &format!("{check} bare.img"));
+            session.shell(&format!("{check} bare.img"));
             let info = session.done(["info", &path("bare.img")]);
             assert!(info.contains(name.trim_end_matches("32")) && info.contains(wanted), "{info}");
             session.done(["cp", &format!("{}:/", path("bare.img")), &path("out")]);
-            shell(
-                &session,
+            session.shell(
                 "diff -r -x lost+found tree out; test $(stat -c %Y out/numbers) = 1614834368; rm -r out bare.img",
             );
             for (table, label) in [("gpt", "gpt"), ("mbr", "dos")] {
                 let image = path("disk.img");
                 let words = ["create", "--fs", name, "--from", &path("tree"), "--partition", table, &image];
                 session.done(words);
-                let said = shell(&session, "sfdisk --verify disk.img 2>&1; sfdisk --json disk.img");
+                let said = session.shell("sfdisk --verify disk.img 2>&1; sfdisk --json disk.img");
                 assert!(said.contains("No errors detected") && said.contains(label), "{said}");
-                shell(
-                    &session,
-                    &format!(
-                        "set -- $(sfdisk -J disk.img | tr -d ', ' | sed -n 's/^\"st.*:/ /p;s/^\"size\":/ /p'); \
+                session.shell(&format!(
+                    "set -- $(sfdisk -J disk.img | tr -d ', ' | sed -n 's/^\"st.*:/ /p;s/^\"size\":/ /p'); \
                          dd if=disk.img of=part.img bs=512 skip=$1 count=$2 status=none; {check} part.img; rm part.img"
-                    ),
-                );
+                ));
                 session.done(["cp", &format!("{image}:/"), &path("out")]);
-                shell(&session, "diff -r -x lost+found tree out; mv disk.img again.img");
+                session.shell("diff -r -x lost+found tree out; mv disk.img again.img");
                 session.done(words);
-                shell(&session, "cmp disk.img again.img; rm -r out disk.img again.img");
+                session.shell("cmp disk.img again.img; rm -r out disk.img again.img");
             }
         }
     }
@@ -76,7 +67,7 @@ fn an_image_of_a_directory_is_what_others_take_it_for() {
 #[test]
 fn the_same_files_give_the_same_bytes_wherever_they_are() {
     let session = sample(User::Ordinary, "create-same");
-    shell(&session, "cp -a tree other; touch tree/sub other/empty");
+    session.shell("cp -a tree other; touch tree/sub other/empty");
     for Case { name, .. } in CASES {
         for tree in ["tree", "other"] {
             let mut command = session.loopbox();
@@ -84,13 +75,13 @@ fn the_same_files_give_the_same_bytes_wherever_they_are() {
             let (from, to) = (session.join(tree), session.join(format!("{tree}.img")));
             run_command(command.args(["create", "--fs", name, "--owner", "0:0", "--from"]).arg(from).arg(to));
         }
-        shell(&session, "cmp tree.img other.img; rm tree.img other.img");
+        session.shell("cmp tree.img other.img; rm tree.img other.img");
     }
     // Two empty ones are not taken for each other.
     for name in ["one", "two"] {
         session.done(["create", "--fs", "fat", "--size", "4M", &session.join(name).display().to_string()]);
     }
-    shell(&session, "fsck.fat -n one; ! cmp one two");
+    session.shell("fsck.fat -n one; ! cmp one two");
 }
 
 #[test]
@@ -99,11 +90,11 @@ fn a_qcow2_and_an_image_of_an_image() {
     let session = sample(User::Ordinary, "create-qcow2");
     let path = |name: &str| session.join(name).display().to_string();
     session.done(["create", "--fs", "fat", "--from", &path("tree"), "--partition", "gpt", &path("disk.qcow2")]);
-    shell(&session, "qemu-img check disk.qcow2");
+    session.shell("qemu-img check disk.qcow2");
     let from = format!("{}:/sub", path("disk.qcow2"));
     session.done(["create", "--fs", "exfat", "--from", &from, &path("sub.img")]);
     session.done(["cp", &format!("{}:/", path("sub.img")), &path("out")]);
-    shell(&session, "fsck.exfat -n sub.img; diff -r tree/sub out");
+    session.shell("fsck.exfat -n sub.img; diff -r tree/sub out");
 }
 
 #[test]
@@ -120,26 +111,26 @@ fn nothing_is_left_of_an_image_that_fails() {
     ] {
         let line = session.fails(["create"].into_iter().chain(words.iter().copied()).chain([image.as_str()]));
         assert!(line.contains(said), "{words:?}: {line}");
-        assert_eq!(shell(&session, "ls -A"), "runtime\ntree\n", "{words:?}");
+        assert_eq!(session.shell("ls -A"), "runtime\ntree\n", "{words:?}");
     }
     let output = session.output(["create", "--fs", "zfs", &image]);
     let said = rig::text(&output);
     assert!(output.status.code() == Some(2) && said.contains("possible values: ext4, fat"), "{said}");
-    shell(&session, "echo mine >x.img");
+    session.shell("echo mine >x.img");
     let line = session.fails(["create", "--fs", "fat", "--from", &tree, &image]);
     assert!(line.contains("there already"), "{line}");
-    assert_eq!(shell(&session, "cat x.img"), "mine\n");
+    assert_eq!(session.shell("cat x.img"), "mine\n");
 }
 
 #[test]
 fn what_does_not_fit_the_file_system_is_said_and_left_out() {
     requires!("fsck.fat");
     let session = sample(User::Ordinary, "create-left");
-    shell(&session, "ln -s numbers tree/link; mkfifo tree/pipe");
+    session.shell("ln -s numbers tree/link; mkfifo tree/pipe");
     let (tree, image) = (session.join("tree").display().to_string(), session.join("x.img").display().to_string());
     let output = session.output(["create", "--fs", "fat", "--from", &tree, &image]);
     let said = rig::text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("link: a symbolic link, which vfat cannot hold") && said.contains("pipe"), "{said}");
-    shell(&session, "fsck.fat -n x.img");
+    session.shell("fsck.fat -n x.img");
 }

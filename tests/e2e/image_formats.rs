@@ -1,21 +1,12 @@
 //! Disk images of other programs, behind every command.
 
-use rig::{User, requires, run_command};
+use rig::{User, requires};
 
 use crate::session::Session;
 
-fn shell(session: &Session, line: &str) -> String {
-    run_command(session.command("sh").args(["-ec", line]).current_dir(session.join(".")))
-}
-
-fn words(session: &Session, name: &str) -> String {
-    session.join(name).display().to_string()
-}
-
 /// A disk with one partition, which holds an ext4 with one file, as qcow2: `disk.qcow2`, and as it is: `disk.raw`.
 fn disk(session: &Session) {
-    shell(
-        session,
+    session.shell(
         "mkdir tree; echo hello >tree/greeting; truncate -s 32M disk.raw; \
          echo 'start=2048, type=83' | sfdisk -q disk.raw; \
          mkfs.ext4 -q -d tree -E offset=1048576 disk.raw 31M; qemu-img convert -O qcow2 disk.raw disk.qcow2",
@@ -27,26 +18,23 @@ fn a_qcow2_is_looked_into_mounted_attached_and_served() {
     requires!("qemu-img", "mkfs.ext4", "sfdisk");
     let session = Session::new(User::Ordinary, "qcow2");
     disk(&session);
-    let image = words(&session, "disk.qcow2");
+    let image = session.word("disk.qcow2");
     let info = session.done(["info", &image]);
     assert!(info.contains("qcow2 3, a disk of 32.0 MiB") && info.contains("ext4"), "{info}");
     assert_eq!(session.done(["cat", &format!("{image}:/greeting")]), "hello\n");
     assert_eq!(session.done(["cat", &format!("{image},partition=1:/greeting")]), "hello\n");
-    session.done(["cp", &format!("{image}:/greeting"), &words(&session, "copy")]);
-    let folder = words(&session, "folder");
-    shell(&session, "mkdir folder");
+    session.done(["cp", &format!("{image}:/greeting"), &session.word("copy")]);
+    let folder = session.word("folder");
+    session.shell("mkdir folder");
     session.done(["mount", &image, &folder]);
-    assert_eq!(shell(&session, "cat folder/greeting"), "hello\n");
+    assert_eq!(session.shell("cat folder/greeting"), "hello\n");
     session.done(["umount", &folder]);
     let node = session.done(["attach", &image]);
-    shell(
-        &session,
-        &format!("cmp {} disk.raw; printf changed | dd of={0} bs=1 seek=20M conv=notrunc 2>&1", node.trim()),
-    );
+    session.shell(&format!("cmp {} disk.raw; printf changed | dd of={0} bs=1 seek=20M conv=notrunc 2>&1", node.trim()));
     session.done(["detach", node.trim()]);
-    shell(&session, "qemu-img check disk.qcow2; printf changed | dd of=disk.raw bs=1 seek=20M conv=notrunc 2>&1");
-    shell(&session, "qemu-img compare disk.qcow2 disk.raw");
-    let compare = format!("qemu-img compare -f raw -F raw $uri {}", words(&session, "disk.raw"));
+    session.shell("qemu-img check disk.qcow2; printf changed | dd of=disk.raw bs=1 seek=20M conv=notrunc 2>&1");
+    session.shell("qemu-img compare disk.qcow2 disk.raw");
+    let compare = format!("qemu-img compare -f raw -F raw $uri {}", session.word("disk.raw"));
     let status = session.output(["serve", &image, "--", "sh", "-c", &compare]);
     assert!(status.status.success(), "{}", rig::text(&status));
     // What the user says counts more than what the bytes say.
@@ -60,42 +48,41 @@ fn what_an_image_names_is_opened_only_when_the_user_says_so() {
     requires!("qemu-img");
     let session = Session::new(User::Ordinary, "backing");
     disk(&session);
-    shell(&session, "qemu-img create -q -f qcow2 -b disk.qcow2 -F qcow2 top.qcow2");
-    let top = words(&session, "top.qcow2");
+    session.shell("qemu-img create -q -f qcow2 -b disk.qcow2 -F qcow2 top.qcow2");
+    let top = session.word("top.qcow2");
     let said = session.fails(["cat", &format!("{top}:/greeting")]);
     assert!(said.contains("disk.qcow2") && said.contains(",backing"), "{said}");
     let info = session.done(["info", &top]);
     assert!(info.contains("on top of \"disk.qcow2\"") && info.contains("32.0 MiB"), "{info}");
     assert_eq!(session.done(["cat", &format!("{top},backing:/greeting")]), "hello\n");
-    let other = words(&session, "disk.raw");
-    shell(&session, "qemu-img rebase -u -f qcow2 -b nowhere.raw -F raw top.qcow2");
+    let other = session.word("disk.raw");
+    session.shell("qemu-img rebase -u -f qcow2 -b nowhere.raw -F raw top.qcow2");
     assert_eq!(session.done(["cat", &format!("{top},backing={other}:/greeting")]), "hello\n");
     // A chain that comes back to where it began.
-    shell(&session, "qemu-img rebase -u -f qcow2 -b top.qcow2 -F qcow2 disk.qcow2");
-    shell(&session, "qemu-img rebase -u -f qcow2 -b disk.qcow2 -F qcow2 top.qcow2");
+    session.shell("qemu-img rebase -u -f qcow2 -b top.qcow2 -F qcow2 disk.qcow2");
+    session.shell("qemu-img rebase -u -f qcow2 -b disk.qcow2 -F qcow2 top.qcow2");
     let said = session.fails(["ls", &format!("{top},backing")]);
     assert!(said.contains("leads back to itself"), "{said}");
     // A raw disk whose guest wrote a header is not followed when nobody recorded what it is.
-    shell(&session, "qemu-img create -q -f qcow2 -b /etc/passwd -F raw guest.raw 1M");
-    shell(&session, "qemu-img create -q -u -f qcow2 -b guest.raw top.qcow2 1M 2>/dev/null || true");
-    shell(&session, "qemu-img rebase -u -b guest.raw -F qcow2 top.qcow2");
+    session.shell("qemu-img create -q -f qcow2 -b /etc/passwd -F raw guest.raw 1M");
+    session.shell("qemu-img create -q -u -f qcow2 -b guest.raw top.qcow2 1M 2>/dev/null || true");
+    session.shell("qemu-img rebase -u -b guest.raw -F qcow2 top.qcow2");
     // Taking away the format that was recorded: the extension becomes an unknown one.
     let bytes = std::fs::read(session.join("top.qcow2")).unwrap();
     let at = bytes.windows(4).position(|word| word == [0xe2, 0x79, 0x2a, 0xca]).unwrap();
     let mut without = bytes;
     without[at] = 0x12;
-    shell(&session, "rm top.qcow2; touch top.qcow2");
+    session.shell("rm top.qcow2; touch top.qcow2");
     std::fs::write(session.join("top.qcow2"), without).unwrap();
     let said = session.fails(["cat", &format!("{top},backing:/x")]);
     assert!(said.contains("does not say its format"), "{said}");
     // As deep as it may be, and deeper.
-    shell(
-        &session,
+    session.shell(
         "qemu-img create -q -f qcow2 c0.qcow2 1M; for n in $(seq 70); do \
          qemu-img create -q -u -f qcow2 -b c$((n-1)).qcow2 -F qcow2 c$n.qcow2 1M; done",
     );
-    session.done(["info", &format!("{},backing", words(&session, "c60.qcow2"))]);
-    let said = session.fails(["info", &format!("{},backing", words(&session, "c70.qcow2"))]);
+    session.done(["info", &format!("{},backing", session.word("c60.qcow2"))]);
+    let said = session.fails(["info", &format!("{},backing", session.word("c70.qcow2"))]);
     assert!(said.contains("more than 64 images"), "{said}");
 }
 
@@ -104,13 +91,13 @@ fn images_are_created_converted_and_checked() {
     requires!("qemu-img", "qemu-io", "mkfs.ext4", "sfdisk");
     let session = Session::new(User::Ordinary, "convert");
     disk(&session);
-    let file = |name: &str| words(&session, name);
+    let file = |name: &str| session.word(name);
     for (name, options) in
         [("new.qcow2", vec![]), ("packed.qcow2", vec!["--compress"]), ("small.qcow2", vec!["-c", "--cluster", "4K"])]
     {
         let words = ["convert", &file("disk.raw"), &file(name)];
         session.done(words.into_iter().chain(options));
-        shell(&session, &format!("qemu-img check -q {name} && qemu-img compare -q -F raw {name} disk.raw"));
+        session.shell(&format!("qemu-img check -q {name} && qemu-img compare -q -F raw {name} disk.raw"));
         session.done(["check", &file(name)]);
     }
     assert!(session.join("packed.qcow2").metadata().unwrap().len() < 4 << 20);
@@ -118,21 +105,21 @@ fn images_are_created_converted_and_checked() {
     assert!(said.contains("--force"), "{said}");
     session.done(["convert", "--force", "--compression", "zstd", "-c", &file("disk.raw"), &file("new.qcow2")]);
     session.done(["convert", &file("new.qcow2"), &file("again.raw")]);
-    shell(&session, "cmp again.raw disk.raw; test $(du -k again.raw | cut -f1) -lt 4096");
+    session.shell("cmp again.raw disk.raw; test $(du -k again.raw | cut -f1) -lt 4096");
     session.done(["convert", &format!("{},partition=1", file("new.qcow2")), &file("part.raw")]);
-    shell(&session, "tail -c +1048577 disk.raw | cmp - part.raw");
+    session.shell("tail -c +1048577 disk.raw | cmp - part.raw");
     for (format, qemu) in [("vdi", "vdi"), ("vhd", "vpc"), ("vmdk", "vmdk"), ("vhdx", "vhdx")] {
-        shell(&session, &format!("qemu-img convert -f raw -O {qemu} disk.raw other.{format}"));
+        session.shell(&format!("qemu-img convert -f raw -O {qemu} disk.raw other.{format}"));
         assert_eq!(session.done(["cat", &format!("{}:/greeting", file(&format!("other.{format}")))]), "hello\n");
         session.done(["convert", "--force", &file(&format!("other.{format}")), &file("again.raw")]);
-        shell(&session, "qemu-img compare -q -f raw -F raw again.raw disk.raw");
+        session.shell("qemu-img compare -q -f raw -F raw again.raw disk.raw");
     }
     session.done(["create", &file("empty.qcow2"), "--size", "1T"]);
     session.done(["create", &file("empty.img"), "--size", "3M"]);
     session.done(["create", &file("top.qcow2"), "--backing", &file("new.qcow2")]);
-    shell(&session, "qemu-img check -q empty.qcow2; qemu-img info top.qcow2 | grep 'backing file: new.qcow2'");
-    shell(&session, "qemu-io -c 'write -P 5 1023G 1M' empty.qcow2 && qemu-img check -q empty.qcow2");
-    shell(&session, "qemu-img compare -q -F raw top.qcow2 disk.raw; test $(stat -c %s empty.img) = 3145728");
+    session.shell("qemu-img check -q empty.qcow2; qemu-img info top.qcow2 | grep 'backing file: new.qcow2'");
+    session.shell("qemu-io -c 'write -P 5 1023G 1M' empty.qcow2 && qemu-img check -q empty.qcow2");
+    session.shell("qemu-img compare -q -F raw top.qcow2 disk.raw; test $(stat -c %s empty.img) = 3145728");
     let said = session.fails(["create", &file("empty.img"), "--size", "3M"]);
     assert!(said.contains("exists") || said.contains("there"), "{said}");
     session.fails(["create", &file("huge.qcow2"), "--size", "1E"]);
@@ -147,5 +134,5 @@ fn images_are_created_converted_and_checked() {
     assert_eq!(output.status.code(), Some(1), "{}", rig::text(&output));
     session.done(["check", "--repair", "leaks", &file("small.qcow2")]);
     session.done(["check", &file("small.qcow2")]);
-    shell(&session, "qemu-img check -q small.qcow2");
+    session.shell("qemu-img check -q small.qcow2");
 }

@@ -73,6 +73,19 @@ impl Session {
         rig::run_command(self.loopbox().args(words))
     }
 
+    /// Runs lines of a shell in the folder, up to the first that fails, and returns what they printed.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn shell(&self, lines: &str) -> String {
+        rig::run_command(self.command("sh").args(["-ec", lines]).current_dir(self.join(".")))
+    }
+
+    /// The path of a file of the folder, as a word.
+    pub fn word(&self, name: &str) -> String {
+        self.join(name).display().to_string()
+    }
+
     /// Runs `loopbox WORDS`, whatever comes of it.
     pub fn output<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Output {
         rig::output(self.loopbox().args(words))

@@ -10,10 +10,6 @@ use block::{Kind, ReadAt as _, Result, Storage};
 use loopbox_format::compressed::{self, Build, Compressed};
 use loopbox_format::probe::{Format, probe};
 
-fn shell(scratch: &rig::Scratch, line: &str) {
-    rig::run_command(rig::User::Myself.command("sh").args(["-ec", line]).current_dir(scratch.path()));
-}
-
 /// A number after the other that looks random.
 fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -132,7 +128,7 @@ fn what_is_read_is_what_the_tools_unpack() {
         ("split -b 1500000 small part. && zstd -q -1 part.?? && cat part.*.zst; rm part.*", 0),
         ("split -b 1500000 small part. && for part in part.??; do zstd -q -1 <$part; done; rm part.*", 0),
     ] {
-        shell(&scratch, &format!("({line}) >packed"));
+        scratch.shell(&format!("({line}) >packed"));
         let opened = open(&scratch, "packed", keep).unwrap_or_else(|error| panic!("{line}: {error:?}"));
         let slow = line.contains("disk");
         // What can be entered at its beginning only takes its time.
@@ -152,13 +148,13 @@ fn it_keeps_the_promises_of_a_device() {
     let scratch = rig::Scratch::new("compressed");
     std::fs::write(scratch.join("disk"), &content()[..3 << 20]).unwrap();
     for line in ["gzip -5", "xz -0 --block-size=1MiB", "zstd -3"] {
-        shell(&scratch, &format!("{line} <disk >packed"));
+        scratch.shell(&format!("{line} <disk >packed"));
         let opened = open(&scratch, "packed", 0).unwrap();
         conformance::check_reads(&opened.device);
         assert!(opened.device.limits().read_only);
     }
     for line in ["gzip", "xz", "zstd"] {
-        shell(&scratch, &format!("{line} </dev/null >packed"));
+        scratch.shell(&format!("{line} </dev/null >packed"));
         assert_eq!(open(&scratch, "packed", 0).unwrap().device.size(), 0, "{line}");
     }
 }
@@ -171,7 +167,7 @@ fn what_is_broken_is_said_and_never_read_as_something_else() {
     std::fs::write(scratch.join("disk"), content).unwrap();
     let mut state = 11;
     for line in ["gzip -6", "xz -0 --block-size=700KiB", "zstd -3 --check"] {
-        shell(&scratch, &format!("{line} <disk >packed"));
+        scratch.shell(&format!("{line} <disk >packed"));
         let whole = std::fs::read(scratch.join("packed")).unwrap();
         let try_it = |bytes: &[u8]| -> Result<bool> {
             let memory = Memory::with_room(bytes.len() as u64, u64::MAX)?;
@@ -219,7 +215,7 @@ fn an_index_of_another_image_is_not_taken_and_a_changed_image_is_noticed() {
     rig::requires!("gzip");
     let scratch = rig::Scratch::new("compressed");
     std::fs::write(scratch.join("disk"), &content()[..4 << 20]).unwrap();
-    shell(&scratch, "gzip -n <disk >packed; head -c 4194304 /dev/zero | tr '\\0' x >disk; gzip -n -1 <disk >other");
+    scratch.shell("gzip -n <disk >packed; head -c 4194304 /dev/zero | tr '\\0' x >disk; gzip -n -1 <disk >other");
     let opened = open(&scratch, "packed", 0).unwrap();
     let file =
         |name: &str| -> Arc<dyn Storage> { Arc::new(FileBacking::open(scratch.join(name), Open::READ).unwrap()) };
@@ -227,7 +223,7 @@ fn an_index_of_another_image_is_not_taken_and_a_changed_image_is_noticed() {
     assert_eq!(again(b"it", Format::Gzip).unwrap().size(), 4 << 20);
     assert_eq!(again(b"that", Format::Gzip).unwrap_err().kind(), Kind::Corrupt);
     assert_eq!(again(b"it", Format::Xz).unwrap_err().kind(), Kind::Corrupt);
-    shell(&scratch, "truncate -s $(stat -c %s packed) other");
+    scratch.shell("truncate -s $(stat -c %s packed) other");
     let other = Compressed::open(file("other"), Arc::clone(&opened.room), Format::Gzip, b"it").unwrap();
     let error = other.read_at(&mut [0; 4096], 1 << 20).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt, "{error:?}");

@@ -31,10 +31,6 @@ fn open(path: &Path, opener: &dyn Opener) -> Result<Arc<dyn block::BlockDevice>>
     Ok(image::open(file, format, &Gate::new(opener, path, (0, 0)), None)?.device)
 }
 
-fn shell(scratch: &rig::Scratch, line: &str) {
-    rig::run_command(rig::User::Myself.command("sh").args(["-ec", line]).current_dir(scratch.path()));
-}
-
 /// 9 MiB with data, zeroes and holes, not a whole number of any block.
 fn raw(scratch: &rig::Scratch) {
     let mut bytes = vec![0_u8; (9 << 20) + 512];
@@ -72,8 +68,8 @@ fn images_of_qemu_are_read() {
     raw(&scratch);
     for (format, options) in IMAGES {
         let o = if options.is_empty() { String::new() } else { format!("-o {options}") };
-        shell(&scratch, &format!("qemu-img convert -f raw -O {format} {o} disk.raw image"));
-        shell(&scratch, &format!("qemu-img convert -f {format} -O raw image expected"));
+        scratch.shell(&format!("qemu-img convert -f raw -O {format} {o} disk.raw image"));
+        scratch.shell(&format!("qemu-img convert -f {format} -O raw image expected"));
         let device = open(&scratch.join("image"), &Files).unwrap_or_else(|error| panic!("{format} {o}: {error:?}"));
         let mut read = vec![1; device.size() as usize];
         device.read_at(&mut read, 0).unwrap();
@@ -88,7 +84,7 @@ fn images_of_qemu_are_read() {
         } else {
             closed.unwrap();
         }
-        shell(&scratch, "rm -f image* expected");
+        scratch.shell("rm -f image* expected");
     }
 }
 
@@ -105,9 +101,9 @@ fn broken_images_are_errors_and_nothing_worse() {
     for (format, options) in IMAGES.iter().filter(|(_, options)| !options.contains("ixed") && !options.contains("Flat"))
     {
         let o = if options.is_empty() { String::new() } else { format!("-o {options}") };
-        shell(&scratch, &format!("qemu-img convert -f raw -O {format} {o} disk.raw image"));
+        scratch.shell(&format!("qemu-img convert -f raw -O {format} {o} disk.raw image"));
         let whole = std::fs::read(scratch.join("image")).unwrap();
-        shell(&scratch, "rm -f image*");
+        scratch.shell("rm -f image*");
         let ends = [whole.len(), whole.len() / 2, 512, 64, 0];
         for end in ends {
             image::fuzz(&whole[..end], format_of(format).unwrap());
@@ -138,13 +134,10 @@ fn large_tables_are_read_where_they_are_needed() {
     {
         let o = if options.is_empty() { String::new() } else { format!("-o {options}") };
         let last = size - 65536;
-        shell(
-            &scratch,
-            &format!(
-                "qemu-img create -q -f {format} {o} image {size}; \
+        scratch.shell(&format!(
+            "qemu-img create -q -f {format} {o} image {size}; \
                  qemu-io -f {format} -c 'write -q -P 7 {last} 64k' -c 'write -q -P 8 1G 64k' image"
-            ),
-        );
+        ));
         let device = open(&scratch.join("image"), &Files).unwrap_or_else(|error| panic!("{format}: {error:?}"));
         assert_eq!(device.size(), size, "{format}");
         for (at, byte) in [(last, 7), (1 << 30, 8), (size / 2, 0)] {
@@ -152,7 +145,7 @@ fn large_tables_are_read_where_they_are_needed() {
             device.read_at(&mut read, at + 512).unwrap();
             assert_eq!(read, [byte; 4096], "{format} at {at}");
         }
-        shell(&scratch, "rm image");
+        scratch.shell("rm image");
     }
 }
 

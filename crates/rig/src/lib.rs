@@ -235,6 +235,14 @@ impl Scratch {
         self.0.path()
     }
 
+    /// Runs lines of a shell in it, up to the first that fails, and returns what they printed.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn shell(&self, lines: &str) -> String {
+        run_command(User::Myself.command("sh").args(["-ec", lines]).current_dir(self.path()))
+    }
+
     /// A file or folder in it.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path().join(name)
