@@ -19,3 +19,4 @@ pub mod scheduler;
 pub mod signal;
 pub mod signalfd;
 pub mod socket;
+pub mod ublk;
