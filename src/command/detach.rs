@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use block::{Error, Kind};
 use export::fuse::Unmount;
 use export::loop_device::{self, Detached, Device};
-use export::registry::{Holding, Registry, Use};
+use export::registry::{Holding, Process, Registry, Use};
+use export::ublk;
 
 use super::mount::is_image;
 use super::{Result, Status};
@@ -50,6 +51,9 @@ pub fn run(args: &Args) -> Result {
         for holding in registry.list()?.iter().filter(|holding| matches!(holding.used_as, Use::Disk | Use::Loop)) {
             report(registry.release(holding, how));
         }
+        for process in registry.processes()?.iter().filter(|process| process.ublk.is_some()) {
+            report(ublk::release(&registry, process, args.lazy));
+        }
     }
     for disk in &args.disks {
         report(detach(&registry, disk, how));
@@ -60,6 +64,9 @@ pub fn run(args: &Args) -> Result {
 fn detach(registry: &Registry, disk: &Path, how: Unmount) -> block::Result<()> {
     if let Some(holding) = find(&registry.list()?, disk) {
         return registry.release(&holding, how);
+    }
+    if let Some(process) = registry.processes()?.iter().find(|process| serves(process, disk)) {
+        return ublk::release(registry, process, how == Unmount::Lazy);
     }
     if let Ok(device) = Device::named(disk) {
         return detach_from_kernel(&device, how == Unmount::Lazy);
@@ -77,6 +84,11 @@ fn detach_from_kernel(device: &Device, lazy: bool) -> block::Result<()> {
         print::warning(&format!("{} goes when its users do: {}", device.path().display(), users.join(", ")));
     }
     Ok(())
+}
+
+/// Whether a process serves that disk of the kernel.
+fn serves(process: &Process, disk: &Path) -> bool {
+    process.ublk.is_some() && process.uri.as_deref().is_some_and(|uri| Path::new(uri) == disk)
 }
 
 /// The disk in user space that is meant by the path of its node, of a partition, of its folder, or of the image.

@@ -212,14 +212,28 @@ fn report() -> Report {
         (false, true) => (true, fuse_by),
         (false, false) => (false, "needs FUSE and fusermount3; without them: loopbox ls, cat, cp, tar".to_owned()),
     };
+    let ublk = ublk_driver();
+    let ublk_by = by(&[(&ublk, "the kernel's ublk_drv: /dev/ublkbN")], "needs the driver ublk_drv");
     let abilities = vec![
         Ability { command: READ, works: true, by: "nothing but the right to read the image".to_owned() },
         Ability { command: "mount", works: mount.0, by: mount.1 },
         Ability { command: "attach", works: attach.0, by: attach.1 },
         Ability { command: "serve", works: true, by: "NBD and vhost-user, nothing but sockets and memory".to_owned() },
+        Ability { command: "serve --ublk", works: ublk.works, by: ublk_by.1 },
     ];
-    let checks =
-        vec![loops, fuse, fusermount, users, network, packet_queue(), tun(), io_uring(), kernel_file_systems(), tls()];
+    let checks = vec![
+        loops,
+        ublk,
+        fuse,
+        fusermount,
+        users,
+        network,
+        packet_queue(),
+        tun(),
+        io_uring(),
+        kernel_file_systems(),
+        tls(),
+    ];
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     Report { kernel, user: rustix::process::geteuid().as_raw(), checks, abilities }
 }
@@ -251,6 +265,21 @@ fn loop_driver(root: bool) -> Check {
         }
         Err((why, _)) if !root && Path::new("/dev/loop-control").exists() => {
             Check::no(NAME, PURPOSE, why, "run loopbox as root, or attach in user space (loopbox attach --user)")
+        }
+        Err((why, remedy)) => Check::no(NAME, PURPOSE, why, remedy),
+    }
+}
+
+fn ublk_driver() -> Check {
+    const NAME: &str = "ublk driver";
+    const PURPOSE: &str = "/dev/ublkbN: serve --ublk";
+    match device(sys::ublk::CONTROL, "ublk_drv") {
+        Ok(_) => match export::ublk::available() {
+            Ok(()) => Check::yes(NAME, PURPOSE, format!("{} opens", sys::ublk::CONTROL)),
+            Err(error) => Check::no(NAME, PURPOSE, print::error_text(&error), "run loopbox as root"),
+        },
+        Err((why, _)) if Path::new(sys::ublk::CONTROL).exists() => {
+            Check::no(NAME, PURPOSE, why, "run loopbox as root, or let users have disks by udev's rules for ublk")
         }
         Err((why, remedy)) => Check::no(NAME, PURPOSE, why, remedy),
     }

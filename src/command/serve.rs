@@ -1,4 +1,5 @@
-//! `loopbox serve`: an image offered to other programs, as a network block device or as the virtio disk of a guest.
+//! `loopbox serve`: an image offered to other programs, as a network block device, as the virtio disk of a guest, or as a
+//! disk of the kernel.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use block::{Error, Kind, ResultExt as _};
 use export::counters::{self, Asked, Counted, Counters};
 use export::nbd::{Address, Ending, Export, NAME_BYTES_MAX, Security, Server, serve_one};
-use export::registry::{Place, Process, Registry, Working};
-use export::vhost_user;
+use export::registry::{Outcome, Place, Process, Registry, Working};
+use export::{ublk, vhost_user};
 use format::spec::{Spec, Step};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -31,15 +32,15 @@ use crate::{certificate, print};
 const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// Offer images as network block devices (NBD), until Ctrl-C: to QEMU, nbdcopy, nbdfuse, fio, the kernel's nbd client;
-/// or one of them to a guest, as its virtio disk (vhost-user).
+/// or one of them to a guest, as its virtio disk (vhost-user), or to the kernel, as /dev/ublkbN (ublk).
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "loopbox serve [OPTIONS] [NAME=]IMAGE... --nbd ADDRESS\n       loopbox serve [OPTIONS] \
                       [NAME=]IMAGE... --stdio\n       loopbox serve [OPTIONS] [NAME=]IMAGE... -- COMMAND [ARGUMENT]...\n       loopbox serve \
-                      [OPTIONS] IMAGE --vhost-user SOCKET",
+                      [OPTIONS] IMAGE --vhost-user SOCKET\n       loopbox serve [OPTIONS] IMAGE --ublk",
     after_help = "One image has the empty name; several have their file names, and the first is also the default.\n\
                   With COMMAND, loopbox ends when it ends, with its exit status; $uri in its environment says where \
-                  the images are, and $unixsocket the path of the socket."
+                  the images are, $unixsocket the path of the socket, and $disk that of the kernel's disk."
 )]
 pub struct Args {
     /// The images, with their options, and the names by which clients ask for them: `root=disk.img,partition=2`.
@@ -57,6 +58,14 @@ pub struct Args {
     /// Serve one image as the virtio disk of a guest (vhost-user-blk), on a unix socket.
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["nbd", "stdio", "tls", "tls_certificates"])]
     vhost_user: Option<PathBuf>,
+
+    /// Make one image a disk of the kernel, /dev/ublkbN: as root, or where udev lets users have such disks.
+    #[arg(long, conflicts_with_all = ["nbd", "stdio", "vhost_user", "tls", "tls_certificates", "exit_with_client"])]
+    ublk: bool,
+
+    /// Queues of the kernel's disk, each served by a thread; otherwise as many as processors, 4 at the most.
+    #[arg(long, value_name = "NUMBER", requires = "ublk", value_parser = clap::value_parser!(u16).range(1..=i64::from(ublk::QUEUES_MAX)))]
+    queues: Option<u16>,
 
     /// Refuse writes.
     #[arg(short, long)]
@@ -141,8 +150,8 @@ fn security(args: &Tls, address: &Address) -> std::result::Result<Option<Securit
 /// Serves until it is told to end.
 pub fn run(args: &Args) -> Result {
     args.key.remember();
-    if args.nbd.is_none() && !args.stdio && args.vhost_user.is_none() && args.command.is_empty() {
-        let ways = "no way to serve: say --nbd ADDRESS, --vhost-user SOCKET, --stdio, or -- COMMAND";
+    if args.nbd.is_none() && !args.stdio && args.vhost_user.is_none() && !args.ublk && args.command.is_empty() {
+        let ways = "no way to serve: say --nbd ADDRESS, --vhost-user SOCKET, --ublk, --stdio, or -- COMMAND";
         return Err(Error::new(Kind::Invalid, ways).into());
     }
     let (exports, places) = exports(args)?;
@@ -155,8 +164,14 @@ pub fn run(args: &Args) -> Result {
     if let Some(path) = &args.vhost_user {
         let server = guest_server(path, &exports)?;
         let socket = server.socket().to_path_buf();
-        let served = Served { exports, places, uri: None, socket: Some(&socket), leftover: Some(&socket) };
-        return serve(args, served, &signals, |stop| server.serve(&stop, ending, warn));
+        let place = Where { socket: Some(&socket), leftover: Some(&socket), ..Where::default() };
+        return serve(args, exports, places, &place, &signals, |stop| server.serve(&stop, ending, warn));
+    }
+    if args.ublk {
+        let server = kernel_disk(&exports, args.queues)?;
+        let (disk, ublk) = (server.path().to_path_buf(), Some(server.identity()));
+        let place = Where { disk: Some(&disk), ublk, ..Where::default() };
+        return serve(args, exports, places, &place, &signals, |stop| server.serve(&stop));
     }
     let folder = if args.nbd.is_none() { Some(Folder::new()?) } else { None };
     let address = match (&args.nbd, &folder) {
@@ -169,8 +184,8 @@ pub fn run(args: &Args) -> Result {
     let (uri, socket) = (server.uri()?, server.socket().map(Path::to_path_buf));
     let folder = folder.as_ref().map(|Folder(path)| path.as_path());
     let leftover = folder.or(socket.as_deref());
-    let served = Served { exports, places, uri: Some(&uri), socket: socket.as_deref(), leftover };
-    serve(args, served, &signals, |stop| server.serve(&stop, ending, &warn))
+    let place = Where { uri: Some(&uri), socket: socket.as_deref(), leftover, ..Where::default() };
+    serve(args, exports, places, &place, &signals, |stop| server.serve(&stop, ending, &warn))
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the shape of a report")]
@@ -186,41 +201,67 @@ fn guest_server(path: &Path, exports: &[Export]) -> block::Result<vhost_user::Se
     }
 }
 
-/// What is served, and where.
-struct Served<'a> {
-    exports: Vec<Export>,
-    places: Vec<Place>,
+/// The disk of the kernel, which is one.
+fn kernel_disk(exports: &[Export], queues: Option<u16>) -> block::Result<ublk::Server> {
+    let [export] = exports else {
+        return Err(Error::new(Kind::Invalid, "--ublk serves one image: it becomes one disk"));
+    };
+    let server = ublk::Server::start(export, queues, warn)?;
+    if server.rest() > 0 {
+        let rest = server.rest();
+        print::warning(&format!("{}: the last {rest} bytes are no whole block, and are not seen", export.description));
+    }
+    Ok(server)
+}
+
+/// Where it is served.
+#[derive(Default)]
+struct Where<'a> {
     uri: Option<&'a str>,
     socket: Option<&'a Path>,
+    disk: Option<&'a Path>,
+    ublk: Option<ublk::Identity>,
     /// What is to be removed when this is killed.
     leftover: Option<&'a Path>,
 }
 
 /// Says where, or runs the command; and serves until it is told to end, or the command has.
-fn serve(args: &Args, served: Served<'_>, signals: &SignalFd, serve: impl FnOnce(Any) -> block::Result<()>) -> Result {
-    let Served { exports, places, uri, socket, leftover } = served;
-    let path = socket.map(|path| print::escaped(path.as_os_str().as_bytes())).unwrap_or_default();
+fn serve(
+    args: &Args,
+    exports: Vec<Export>,
+    places: Vec<Place>,
+    place: &Where<'_>,
+    signals: &SignalFd,
+    serve: impl FnOnce(Any) -> block::Result<()>,
+) -> Result {
+    let path = place.socket.or(place.disk).map(|path| print::escaped(path.as_os_str().as_bytes()));
+    let location = place.uri.map(str::to_owned).or(path).unwrap_or_default();
     let shown = show(
         &exports,
         Process {
             images: places,
-            uri: Some(uri.unwrap_or(&path).to_owned()),
+            uri: Some(location.clone()),
+            ublk: place.ublk,
             command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
-            leftovers: leftover.into_iter().map(Path::to_path_buf).collect(),
+            leftovers: place.leftover.into_iter().map(Path::to_path_buf).collect(),
             ..Process::default()
         },
     );
     drop(exports);
     let mut child = match args.command.split_first() {
-        Some((program, words)) => Some(spawn(program, words, uri.unwrap_or_default(), socket, signals)?),
+        Some((program, words)) => Some(spawn(program, words, place, signals)?),
         None => None,
     };
     if child.is_none() {
-        print::line(uri.unwrap_or(&path))?;
+        print::line(&location)?;
         std::io::stdout().flush()?;
     }
     let served = serve(any_of(signals, child.as_ref())?);
-    drop(shown);
+    if let Some((working, asked)) = shown {
+        drop(asked);
+        let failed = served.as_ref().err().map(|error| print::error_text(error));
+        working.end(failed.map_or(Outcome::Safe, Outcome::Failed))?;
+    }
     heard(signals)?;
     let status = child.as_mut().map(end).transpose();
     served?;
@@ -234,6 +275,7 @@ fn show(exports: &[Export], process: Process) -> Option<(Working, Option<Asked>)
         None => place.image.clone(),
     });
     let kind = match &process.uri {
+        Some(_) if process.ublk.is_some() => "ublk",
         Some(uri) if !uri.starts_with("nbd") => "vhost-user",
         _ => "nbd",
     };
@@ -243,7 +285,7 @@ fn show(exports: &[Export], process: Process) -> Option<(Working, Option<Asked>)
     let path = working.registry().stats_of_process(Pid::as_raw(Some(rustix::process::getpid())));
     let answer = move || {
         let of = |(name, counters): &(String, Arc<Counters>)| Counted {
-            clients: Some(counters.clients()),
+            clients: Some(counters.clients()).filter(|_| kind != "ublk"),
             ..counters.counted(kind, name)
         };
         counted.iter().map(of).collect()
@@ -323,15 +365,13 @@ impl Drop for Folder {
     }
 }
 
-fn spawn(
-    program: &OsStr,
-    words: &[OsString],
-    uri: &str,
-    socket: Option<&Path>,
-    signals: &SignalFd,
-) -> block::Result<Child> {
+fn spawn(program: &OsStr, words: &[OsString], place: &Where<'_>, signals: &SignalFd) -> block::Result<Child> {
     let mut command = Command::new(program);
-    command.args(words).env("uri", uri).env("unixsocket", socket.unwrap_or(Path::new("")));
+    command.args(words).env("uri", place.uri.unwrap_or_default());
+    command.env("unixsocket", place.socket.unwrap_or(Path::new("")));
+    if let Some(disk) = place.disk {
+        command.env("disk", disk);
+    }
     sys::process::end_with_parent(&mut command, signals.blocked());
     command.spawn().context(|| format!("running {}", print::escaped(program.as_bytes())))
 }

@@ -37,6 +37,7 @@ mod run_written;
 mod serve;
 mod serve_guest;
 mod serve_tls;
+mod serve_ublk;
 mod sound;
 mod sound_browsers;
 mod sound_players;

@@ -8,6 +8,7 @@ use crate::shell::{self, Result, is_root, succeeds};
 const PACKAGES: &[(&str, &str)] = &[
     ("alsa-utils", "aplay, arecord"),
     ("attr", "getfattr, setfattr: extended attributes as others see them"),
+    ("binutils", "strip: a program that a guest keeps in memory"),
     ("bsdextrautils", "tools that tests call"),
     ("btrfs-progs", "mkfs.btrfs"),
     ("bubblewrap", "bwrap: sandboxes as others start them"),

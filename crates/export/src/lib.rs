@@ -4,6 +4,7 @@
 //! loop_device   the kernel's loop driver: /dev/loopN                 root
 //! nbd           a network block device: unix socket, TCP, standard streams   any user
 //! vhost_user    a virtio disk of a guest: unix socket          any user
+//! ublk          a disk of the kernel, served from user space: /dev/ublkbN    root, or who udev lets
 //! fuse          a node file that is a disk; a directory of files     any user
 //! counters      what they did, for those who ask
 //! copy          one device into another, on several threads
@@ -24,12 +25,18 @@ mod pace;
 pub mod registry;
 pub mod server;
 mod socket;
+pub mod ublk;
 pub mod user;
 pub mod vhost_user;
+mod workers;
 
 use std::sync::Arc;
 
 use block::{BlockDevice, Result};
+
+fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// A way to offer a device.
 pub trait Export {

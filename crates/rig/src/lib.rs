@@ -31,6 +31,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
+    ("blkdiscard", "util-linux"),
+    ("strip", "binutils"),
     ("e2fsck", "e2fsprogs"),
     ("7z", "p7zip-full"),
     ("bsdtar", "libarchive-tools"),

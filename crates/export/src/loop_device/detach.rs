@@ -21,7 +21,7 @@ use super::{Device, partitions, status};
 use crate::mount_table;
 
 /// How long programs that only look at new and changed disks (udev, blkid, a `list`) are waited for.
-const LOOKERS_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(crate) const LOOKERS_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The most users that are told.
 const USERS_MAX: usize = 64;
@@ -73,7 +73,7 @@ pub fn detach(device: &Device, lazy: bool) -> Result<Detached> {
     let name = device.path().display();
     let not_attached = || Error::new(Kind::NotFound, format!("nothing is attached at {name}"));
     let before = status(device.number);
-    let partitions = partitions::found(device);
+    let partitions = partitions::found(&device.folder());
     let open = open(device)?;
     match driver::clear_fd(&open) {
         Ok(()) => {}
@@ -139,7 +139,7 @@ fn stay(device: &Device, autoclear: bool, sequence: Option<u64>) -> Result<bool>
 }
 
 /// The users as a part of a sentence.
-fn sentence(users: Vec<User>) -> String {
+pub(crate) fn sentence(users: Vec<User>) -> String {
     let mut seen = HashSet::new();
     let words: Vec<String> =
         users.into_iter().filter(|user| seen.insert(user.clone())).map(|u| u.to_string()).collect();
@@ -148,11 +148,16 @@ fn sentence(users: Vec<User>) -> String {
 
 /// Who uses a device or one of its partitions, as far as the caller may see. At most 64.
 pub fn users(device: &Device) -> Vec<User> {
-    let mut devs: HashSet<Dev> = partitions::dev_in(&device.folder()).into_iter().collect();
-    let mut folders = vec![device.folder()];
-    for partition in partitions::found(device) {
+    users_of(&device.folder())
+}
+
+/// The same of any disk, by its folder in `/sys/block`.
+pub fn users_of(disk: &Path) -> Vec<User> {
+    let mut devs: HashSet<Dev> = partitions::dev_in(disk).into_iter().collect();
+    let mut folders = vec![disk.to_owned()];
+    for partition in partitions::found(disk) {
         devs.insert(partition.dev);
-        folders.push(device.folder().join(partition.path.file_name().unwrap_or_default()));
+        folders.push(disk.join(partition.path.file_name().unwrap_or_default()));
     }
     let mut users: Vec<User> = mounts(&devs).into_iter().map(User::Mount).collect();
     for line in std::fs::read_to_string("/proc/swaps").unwrap_or_default().lines().skip(1) {
@@ -211,7 +216,7 @@ fn processes(devs: &HashSet<Dev>) -> Vec<User> {
 }
 
 /// Waits until `done`, looking again at each event on `path`, for at most `longest`. Says whether it is done.
-pub(super) fn wait_until(
+pub(crate) fn wait_until(
     path: impl rustix::path::Arg,
     events: inotify::WatchFlags,
     longest: Duration,

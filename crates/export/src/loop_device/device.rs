@@ -106,7 +106,7 @@ fn advised(path: &Path, error: std::io::Error) -> Error {
 }
 
 /// Makes a node. That somebody else made it meanwhile is fine.
-pub(super) fn make_node(path: &Path, kind: FileType, dev: Dev) -> Result<()> {
+pub(crate) fn make_node(path: &Path, kind: FileType, dev: Dev) -> Result<()> {
     match rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o660), dev) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(error) => Err(Error::io(format!("making the node {} that /dev lacks ({ADVICE})", path.display()), error)),

@@ -33,9 +33,12 @@ use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 use sys::loop_device::{self as driver, Flags, Info};
 
-pub use detach::{Detached, User, detach, users};
+pub use detach::{Detached, User, detach, users, users_of};
+pub(crate) use detach::{LOOKERS_WAIT_MAX, sentence, wait_until};
+pub(crate) use device::make_node;
 pub use device::{Control, Device, NUMBER_MAX};
 pub use partitions::Span;
+pub(crate) use partitions::dev_in;
 pub use status::{Identity, Status, find, list, numbers, status};
 
 /// How often another device is tried when the free one was taken meanwhile.

@@ -29,10 +29,10 @@ pub(super) struct Partition {
     pub(super) dev: Dev,
 }
 
-/// The partitions that the kernel found, by number.
-pub(super) fn found(device: &Device) -> Vec<Partition> {
-    let prefix = format!("loop{}p", device.number);
-    let Ok(entries) = std::fs::read_dir(device.folder()) else { return Vec::new() };
+/// The partitions that the kernel found, by number; of a disk by its folder in `/sys/block`.
+pub(super) fn found(disk: &Path) -> Vec<Partition> {
+    let prefix = format!("{}p", disk.file_name().unwrap_or_default().to_string_lossy());
+    let Ok(entries) = std::fs::read_dir(disk) else { return Vec::new() };
     let mut partitions: Vec<Partition> = entries
         .flatten()
         .filter_map(|entry| {
@@ -46,7 +46,7 @@ pub(super) fn found(device: &Device) -> Vec<Partition> {
 }
 
 /// The device number that a folder of `/sys/block` has.
-pub(super) fn dev_in(folder: &Path) -> Option<Dev> {
+pub(crate) fn dev_in(folder: &Path) -> Option<Dev> {
     let text = std::fs::read_to_string(folder.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
@@ -72,13 +72,13 @@ pub struct Span {
 /// The nodes of all partitions, made where they are missing. Where the kernel found none, be it that its scan failed
 /// or that it does not know the table, it is told of those in `spans`.
 pub(super) fn nodes(device: &Device, open: &File, spans: &[Span], notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
-    let mut partitions = found(device);
+    let mut partitions = found(&device.folder());
     if partitions.is_empty() {
         // The driver keeps quiet when its scan failed; this one answers. That there is no table is no failure.
         if sys::partition::reread(open) == Err(rustix::io::Errno::BUSY) {
             notes.push("the partitions were not read: somebody has the device open".to_owned());
         }
-        partitions = found(device);
+        partitions = found(&device.folder());
     }
     if partitions.is_empty() && !spans.is_empty() {
         for span in spans {
@@ -87,7 +87,7 @@ pub(super) fn nodes(device: &Device, open: &File, spans: &[Span], notes: &mut Ve
                 notes.push(format!("partition {number}, {length} bytes at {start}: {}", std::io::Error::from(error)));
             }
         }
-        partitions = found(device);
+        partitions = found(&device.folder());
     }
     for partition in &partitions {
         let there = dev_of(&partition.path);

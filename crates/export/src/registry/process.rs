@@ -8,7 +8,7 @@
 //! remove itself.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use block::{Error, Kind, Result, ResultExt as _};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::{Pid, getpid};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::{ENTRY_BYTES_MAX, Registry, remove_file};
+use super::{ENTRY_BYTES_MAX, Outcome, Registry, remove_file};
+use crate::ublk;
 
 /// An image at a place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,12 @@ pub struct Process {
     /// Of a server: where clients reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
+    /// Of a server: the disk of the kernel that it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ublk: Option<ublk::Identity>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
     /// Where it writes what is played.
     pub sound: Option<PathBuf>,
     /// Folders, and sockets, that it removes at its end.
@@ -64,9 +71,9 @@ pub struct Process {
 #[derive(Debug)]
 pub struct Working {
     registry: Registry,
-    pid: i32,
+    process: Process,
     /// Holds the lock.
-    _file: File,
+    file: File,
 }
 
 /// Names that folders of loopbox begin with: nothing else is removed.
@@ -92,7 +99,7 @@ impl Registry {
             serde_json::to_vec(&process).map_err(|error| Error::new(Kind::Invalid, context()).with_source(error))?;
         file.write_all(&bytes).context(context)?;
         std::fs::rename(&fresh, &path).context(context)?;
-        Ok(Working { registry: self.clone(), pid, _file: file })
+        Ok(Working { registry: self.clone(), process, file })
     }
 
     /// The processes that live, by number; what dead ones left is removed.
@@ -115,7 +122,7 @@ impl Registry {
             match (serde_json::from_slice::<Process>(&bytes), lives) {
                 (Ok(process), true) => alive.push(process),
                 (Err(_), true) => {}
-                (process, false) => self.clean_process(pid, &process.unwrap_or_default().leftovers)?,
+                (process, false) => self.clean_process(pid, &process.unwrap_or_default())?,
             }
         }
         alive.sort_by_key(|process| process.pid);
@@ -131,8 +138,40 @@ impl Registry {
         self.folder.join(format!("run-{pid}.{what}"))
     }
 
-    fn clean_process(&self, pid: i32, leftovers: &[PathBuf]) -> Result<()> {
-        for path in leftovers {
+    /// Asks a process to end, and waits until it has.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] when it could not make all that was written safe, or died.
+    pub fn end_process(&self, process: &Process) -> Result<()> {
+        let path = self.of_process(process.pid, "json");
+        let mut file = match File::open(&path) {
+            // It ended meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.context(|| path.display().to_string())?,
+        };
+        if let Some(pid) = Pid::from_raw(process.pid) {
+            match kill_process(pid, Signal::TERM) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(os) => return Err(Error::io(format!("asking process {} to end", process.pid), os)),
+            }
+        }
+        super::blocking(&file, FlockOperation::LockShared).context(|| "waiting for the process that serves it")?;
+        let mut bytes = Vec::new();
+        file.rewind().context(|| path.display().to_string())?;
+        file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes).context(|| path.display().to_string())?;
+        match serde_json::from_slice::<Process>(&bytes).ok().and_then(|ended| ended.outcome) {
+            Some(Outcome::Safe) => Ok(()),
+            Some(Outcome::Failed(why)) => Err(Error::new(Kind::Io, why)),
+            None => Err(Error::new(Kind::Io, format!("process {} died before it had flushed", process.pid))),
+        }
+    }
+
+    fn clean_process(&self, pid: i32, process: &Process) -> Result<()> {
+        if process.ublk.is_some_and(|left| !ublk::clean(left)) {
+            // Another time.
+            return Ok(());
+        }
+        for path in &process.leftovers {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             match std::fs::symlink_metadata(path) {
                 Ok(found) if found.is_dir() && name.starts_with(OURS) => remove_folder(path),
@@ -166,12 +205,25 @@ impl Working {
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
+
+    /// Tells those who wait for its end how that came about.
+    ///
+    /// # Errors
+    /// That of writing it down.
+    pub fn end(mut self, outcome: Outcome) -> Result<()> {
+        let context = || "the outcome for those who wait";
+        self.process.outcome = Some(outcome);
+        let bytes = serde_json::to_vec(&self.process)
+            .map_err(|error| Error::new(Kind::Invalid, context()).with_source(error))?;
+        self.file.set_len(0).and_then(|()| self.file.rewind()).context(context)?;
+        self.file.write_all(&bytes).context(context)
+    }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
         for what in ["stats", "json"] {
-            let _ = remove_file(&self.registry.of_process(self.pid, what));
+            let _ = remove_file(&self.registry.of_process(self.process.pid, what));
         }
     }
 }

@@ -14,9 +14,9 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 
 use super::lane::{Lane, Taken};
 use super::request::{Disk, RANGES_MAX, Request, kind};
-use super::workers::Workers;
-use super::{QUEUE_SIZE_MAX, QUEUES_MAX, SECTOR_BYTES, SharedMemory, Vring, locked};
-use crate::counters;
+use super::{QUEUE_SIZE_MAX, QUEUES_MAX, SECTOR_BYTES, SharedMemory, Vring};
+use crate::workers::Workers;
+use crate::{counters, locked};
 
 /// Threads that empty queues.
 const THREADS: usize = 16;

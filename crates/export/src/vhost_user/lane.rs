@@ -5,7 +5,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use vhost_user_backend::VringT as _;
 
-use super::{Vring, locked};
+use super::Vring;
+use crate::locked;
 
 /// A request that was taken from a queue.
 #[derive(Debug, Clone, Copy)]

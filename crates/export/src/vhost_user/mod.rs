@@ -6,7 +6,6 @@
 //! device   what the device is (features, configuration), and its threads: a queue is emptied, batch by batch
 //! lane     answers of one queue, given in the order of its requests
 //! request  a chain of descriptors becomes a request, and is done
-//! workers  threads that wait for the disk
 //! ```
 //!
 //! **Batches.** A thread takes all requests that a queue holds, does what is in the page cache itself, hands over what
@@ -26,7 +25,6 @@ mod request;
 mod server;
 #[cfg(test)]
 mod tests;
-mod workers;
 
 pub use server::{Ending, Server};
 
@@ -42,7 +40,3 @@ const SECTOR_BYTES: u64 = 512;
 type Memory = vm_memory::GuestMemoryMmap<()>;
 type SharedMemory = vm_memory::GuestMemoryAtomic<Memory>;
 type Vring = vhost_user_backend::VringMutex<SharedMemory>;
-
-fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}

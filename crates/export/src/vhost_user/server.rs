@@ -14,11 +14,11 @@ use vhost_user_backend::VhostUserDaemon;
 
 use super::device::{Device, Report};
 use super::request::Disk;
-use super::workers::Workers;
 use super::{ID_BYTES, Memory, SharedMemory};
 use crate::nbd::Export;
 use crate::pace::Pace;
 use crate::socket::{self, Name};
+use crate::workers::Workers;
 
 /// When a server ends by itself.
 pub use crate::nbd::Ending;

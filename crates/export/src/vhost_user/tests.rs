@@ -8,9 +8,9 @@ use block::{BlockDevice as _, Error, Kind, ReadAt as _};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::request::{Disk, Request, kind};
-use super::workers::Workers;
 use super::{ID_BYTES, Memory};
 use crate::pace::Pace;
+use crate::workers::Workers;
 
 const SIZE: u64 = 1 << 20;
 /// Where a test puts the head, the data and the status.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::locked;
+use crate::locked;
 
 /// How many at the most.
 const THREADS_MAX: usize = 16;
@@ -54,7 +54,7 @@ impl Workers {
         let mut threads = locked(&self.threads);
         if threads.len() < THREADS_MAX {
             let shared = Arc::clone(&self.shared);
-            let started = std::thread::Builder::new().name("vhost-worker".to_owned()).spawn(move || work(&shared));
+            let started = std::thread::Builder::new().name("disk-worker".to_owned()).spawn(move || work(&shared));
             threads.extend(started);
         }
         !threads.is_empty()
