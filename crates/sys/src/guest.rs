@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use vm_memory::VolatileSlice;
+use vm_memory::volatile_memory::PtrGuardMut;
 
 /// Most pieces of one call (`UIO_MAXIOV`).
 pub const PIECES_MAX: usize = 1024;
@@ -14,13 +15,27 @@ pub const PIECES_MAX: usize = 1024;
 /// # Errors
 /// `EAGAIN` where the cache holds nothing; `EINVAL` for more than [`PIECES_MAX`]; those of `preadv2`.
 pub fn read_cached(fd: BorrowedFd<'_>, room: &[VolatileSlice<'_>], offset: u64) -> io::Result<usize> {
+    // Most are in one piece: no list of them is made then.
+    match room {
+        [one] => read_into([one.ptr_guard_mut()].as_slice(), fd, offset),
+        many => read_into(&many.iter().map(VolatileSlice::ptr_guard_mut).collect::<Vec<_>>(), fd, offset),
+    }
+}
+
+fn read_into(room: &[PtrGuardMut], fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
     let offset = libc::off64_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let guards: Vec<_> = room.iter().map(VolatileSlice::ptr_guard_mut).collect();
-    let part = |guard: &vm_memory::volatile_memory::PtrGuardMut| libc::iovec {
-        iov_base: guard.as_ptr().cast(),
-        iov_len: guard.len(),
+    let part = |guard: &PtrGuardMut| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() };
+    let (one, many): (libc::iovec, Vec<libc::iovec>);
+    let parts = match room {
+        [guard] => {
+            one = part(guard);
+            std::slice::from_ref(&one)
+        }
+        guards => {
+            many = guards.iter().map(part).collect();
+            many.as_slice()
+        }
     };
-    let parts: Vec<libc::iovec> = guards.iter().map(part).collect();
     let count = libc::c_int::try_from(parts.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: each part is memory that its slice says is mapped for writing, and that stays so as long as the slice is
     // borrowed; it is shared with others, who may read and write it at any time, and Rust never has a reference to it.

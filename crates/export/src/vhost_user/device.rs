@@ -23,7 +23,10 @@ const THREADS: usize = 16;
 /// Requests that are taken at one time.
 const BATCH_MAX: usize = 128;
 /// Bytes after which answers are given although more requests are there: the guest goes on while the next are done.
-const BATCH_BYTES: u64 = 1 << 20;
+const ANSWER_BYTES: u64 = 512 << 10;
+/// Requests after which they are, where at least half as many are left: one notification then costs little a request,
+/// and the guest is awake by the time the others are done.
+const ANSWERS: usize = 16;
 /// How long a queue is looked at again before its thread sleeps: about what waking it costs.
 const PATIENCE: Duration = Duration::from_micros(30);
 /// Segments of data of one request that a guest is told of.
@@ -195,7 +198,8 @@ impl Device {
             }
             batch.taken.push(Taken { head: request.head, done });
             bytes += request.len();
-            if bytes >= BATCH_BYTES || at + 1 == count {
+            let (since, left) = (at + 1 - first, count - at - 1);
+            if left == 0 || bytes >= ANSWER_BYTES || since >= ANSWERS && left >= ANSWERS / 2 {
                 self.pass_on(batch, first, lane, vring);
                 (first, bytes) = (at + 1, 0);
             }

@@ -6,6 +6,8 @@
 //! ```
 //! Virtio 1.2, section 5.2.6. Where one descriptor ends and the next begins means nothing.
 
+use std::os::fd::BorrowedFd;
+
 use block::{BlockDevice, Error, Kind, Result, Source, Zero, check_range};
 use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, VolatileSlice};
 
@@ -15,7 +17,8 @@ use crate::pace::Pace;
 
 /// Bytes that are moved at one time.
 const PIECE_BYTES: usize = 1 << 20;
-/// So many bytes and more are read straight into the guest's memory: for fewer, a copy costs less than the pieces.
+/// So many bytes and more are read straight into the guest's memory however many pieces that is in: for fewer, a copy
+/// costs less than the pieces, if they are not one.
 const STRAIGHT_BYTES_MIN: u64 = 16 << 10;
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16;
@@ -137,6 +140,20 @@ fn slices<'m>(memory: &'m Memory, segments: &[Segment], skip: u64, len: usize) -
     (all.len() <= sys::guest::PIECES_MAX).then_some(all)
 }
 
+/// The memory of `len` bytes from the byte `skip` of some segments on, where it is in one piece.
+fn slice<'m>(memory: &'m Memory, segments: &[Segment], mut skip: u64, len: usize) -> Option<VolatileSlice<'m>> {
+    let mut segments = segments.iter();
+    let segment = loop {
+        let segment = segments.next()?;
+        match skip.checked_sub(u64::from(segment.len)) {
+            Some(rest) => skip = rest,
+            None => break segment,
+        }
+    };
+    let is_whole = len as u64 <= u64::from(segment.len) - skip;
+    is_whole.then(|| memory.get_slice(segment.address.checked_add(skip)?, len).ok()).flatten()
+}
+
 fn unreachable() -> Error {
     Error::new(Kind::Invalid, "a request whose data lies outside of the guest's memory")
 }
@@ -254,14 +271,13 @@ impl Request {
             let extent = disk.device.extent_at(offset + done)?;
             let part = extent.len.max(1).min(len - done).min(PIECE_BYTES as u64);
             if quick
-                && part >= STRAIGHT_BYTES_MIN
                 && let Source::File { fd, offset } = extent.source
-                && let Some(room) = slices(memory, &self.writable, done, part as usize)
+                && let Some(read) = self.read_straight(memory, fd, offset, done, part as usize)
             {
-                match sys::guest::read_cached(fd, &room, offset) {
-                    Ok(read) if read as u64 == part => done += part,
-                    _ => return Ok(None),
+                if read as u64 != part {
+                    return Ok(None);
                 }
+                done += part;
                 continue;
             }
             let room = scratch(buffer, part as usize);
@@ -272,6 +288,18 @@ impl Request {
             done += part;
         }
         Ok(Some(len))
+    }
+
+    /// Reads what is in the page cache into the guest's memory, how many bytes; `None` where they have to be copied.
+    fn read_straight(&self, memory: &Memory, fd: BorrowedFd<'_>, offset: u64, skip: u64, len: usize) -> Option<usize> {
+        let read = match slice(memory, &self.writable, skip, len) {
+            Some(room) => sys::guest::read_cached(fd, &[room], offset),
+            None if len as u64 >= STRAIGHT_BYTES_MIN => {
+                sys::guest::read_cached(fd, &slices(memory, &self.writable, skip, len)?, offset)
+            }
+            None => return None,
+        };
+        Some(read.unwrap_or(0))
     }
 
     fn write(&self, disk: &Disk, memory: &Memory, offset: u64, len: u64, buffer: &mut Vec<u8>) -> Result<()> {
