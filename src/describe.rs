@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::stack::{Access, Stack};
 
 /// File systems that loopbox reads without the kernel.
-const USER_SPACE: &[&str] = &["vfat", "exfat", "iso9660", "ext2", "ext3", "ext4", "squashfs", "erofs", "udf"];
+const USER_SPACE: &[&str] = &["vfat", "exfat", "iso9660", "ext2", "ext3", "ext4", "squashfs", "erofs", "udf", "ntfs"];
 /// How deep tables inside of partitions are looked for.
 const DEPTH_MAX: u32 = 2;
 /// The most partitions whose content is looked at.

@@ -29,6 +29,7 @@ mod net_names;
 mod net_peers;
 mod net_run;
 mod net_show;
+mod ntfs;
 mod run_files;
 mod run_killed;
 mod run_machines;

@@ -54,7 +54,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("net-tools", "ifconfig"),
     ("nftables", "nft: refusals, for ping"),
     ("nginx-light", "a real server"),
-    ("ntfs-3g", "mkntfs"),
+    ("ntfs-3g", "mkntfs, ntfscp, ntfs-3g"),
     ("openssh-client", "ssh"),
     ("openssh-server", "a real server"),
     ("openssl", "certificates as others make them"),

@@ -24,6 +24,7 @@ pub mod identify;
 pub mod insert;
 pub mod iso9660;
 pub mod make;
+pub mod ntfs;
 mod open;
 pub mod path;
 pub mod progress;
@@ -31,6 +32,7 @@ pub mod squashfs;
 pub mod stream;
 pub mod testing;
 pub mod udf;
+mod utf16;
 pub mod walk;
 mod writable;
 

@@ -9,6 +9,7 @@ use crate::ext4::{self, Ext4};
 use crate::fat::{self, Fat};
 use crate::identify::{Usage, identify};
 use crate::iso9660::{self, Iso9660, Tree};
+use crate::ntfs::Ntfs;
 use crate::squashfs::SquashFs;
 use crate::udf::Udf;
 use crate::{FileSystem, Writable};
@@ -41,6 +42,9 @@ pub fn open(device: Arc<dyn ReadAt>) -> Result<Arc<dyn FileSystem>> {
     }
     if SquashFs::is_on(&*device)? {
         return Ok(Arc::new(SquashFs::open(device)?));
+    }
+    if Ntfs::is_on(&*device)? {
+        return Ok(Arc::new(Ntfs::open(device)?));
     }
     // Its marks are the weakest.
     if Fat::is_on(&*device)? {
@@ -89,5 +93,5 @@ pub fn is_written(name: &str) -> bool {
 
 /// Whether file systems of this name say whom a file belongs to.
 pub fn has_owners(name: &str) -> bool {
-    !matches!(name, "vfat" | "exfat")
+    !matches!(name, "vfat" | "exfat" | "ntfs")
 }

@@ -56,7 +56,7 @@ impl Input<'_> {
 }
 
 /// Repeats `len` bytes from `distance` back, which may be their own beginning.
-fn repeat(distance: usize, len: usize, out: &mut [u8], at: &mut usize) -> Option<()> {
+pub(super) fn repeat(distance: usize, len: usize, out: &mut [u8], at: &mut usize) -> Option<()> {
     let from = at.checked_sub(distance)?;
     let end = at.checked_add(len)?;
     let window = out.get_mut(from..end)?;

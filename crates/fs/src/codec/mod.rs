@@ -5,6 +5,7 @@
 //! gives more than `out` holds. Those that take an [`End`] can stop where `out` is full.
 
 mod lz4;
+mod lznt1;
 pub(crate) mod lzo;
 
 use std::cell::RefCell;
@@ -15,6 +16,7 @@ use zrip_decode::context::DecompressContext;
 use zrip_decode::streaming::FrameDecoder;
 
 pub(crate) use lz4::lz4;
+pub(crate) use lznt1::lznt1;
 
 /// The most that the dictionary of an LZMA stream may claim, and what its decoder needs, KiB. squashfs allows a block,
 /// 1 MiB; erofs 8 MiB.

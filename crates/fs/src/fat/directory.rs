@@ -10,6 +10,7 @@ use super::chain::Chain;
 use super::entry::{self, DELETED, ENTRY_BYTES, FILE, LABEL, LONG_NAME, Raw, SECONDARIES_MAX};
 use super::name::{self, CodePage, Fold, Short};
 use super::{Fat, corrupt::Corrupt};
+use crate::utf16;
 
 /// Bytes that are read at one time.
 const PIECE_BYTES: u64 = 32_768;
@@ -166,9 +167,9 @@ impl Fat {
 
     /// The name by which a file is listed.
     pub(super) fn listed(&self, found: &Found<'_>) -> Vec<u8> {
-        name::shown(&found.units)
-            .or_else(|| name::shown(&name::short_units(&found.short?, 0, self.options.code_page)))
-            .unwrap_or_else(|| name::instead(&found.units, found.at))
+        utf16::shown(&found.units)
+            .or_else(|| utf16::shown(&name::short_units(&found.short?, 0, self.options.code_page)))
+            .unwrap_or_else(|| utf16::instead(&found.units, found.at / 32))
     }
 }
 
@@ -242,7 +243,7 @@ impl Index {
                     let position = Position { slot: found.slot, slots: found.slots, at: found.at };
                     let short = found.short.or_else(|| found.entries.first().map(|entry| name::short_at(entry)));
                     let listed = fat.listed(&found);
-                    let units = name::to_units(&listed).unwrap_or(found.units);
+                    let units = utf16::to_units(&listed).unwrap_or(found.units);
                     index.insert(
                         &fat.fold,
                         &units,

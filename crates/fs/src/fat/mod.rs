@@ -48,7 +48,7 @@ use self::name::Fold;
 use self::nodes::{Home, Node, State};
 use self::table::Table;
 use crate::path::Printable;
-use crate::{Cursor, Entry, FileExtent, FileSystem, FileType, Inode, Space, Stat, Time};
+use crate::{Cursor, Entry, FileExtent, FileSystem, FileType, Inode, Space, Stat, Time, utf16};
 
 /// The root directory.
 const ROOT: Inode = Inode(1);
@@ -286,7 +286,7 @@ impl Fat {
 
     /// Where a name stands in a directory: as it is, or without the dots at its end, which are not kept.
     fn find(&self, inode: Inode, directory: &Node, name: &[u8]) -> Result<Option<directory::Position>> {
-        let Some(units) = name::to_units(name) else { return Ok(None) };
+        let Some(units) = utf16::to_units(name) else { return Ok(None) };
         let without = units.iter().rposition(|unit| *unit != u16::from(b'.')).map(|last| last.saturating_add(1));
         let without = without.and_then(|len| units.get(..len)).unwrap_or_default();
         self.with_index(inode, &directory.chain, |index| {

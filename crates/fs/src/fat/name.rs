@@ -7,6 +7,7 @@ use block::bytes::byte;
 use block::{Error, Kind, Result};
 
 use crate::path::{Printable, is_name};
+use crate::utf16::to_units;
 
 /// The longest name, in units of UTF-16.
 pub(super) const NAME_UNITS_MAX: usize = 255;
@@ -66,79 +67,6 @@ impl Fold {
     pub fn name(&self, units: &[u16]) -> Vec<u16> {
         units.iter().map(|unit| self.unit(*unit)).collect()
     }
-}
-
-/// UTF-16 as bytes.
-pub(super) fn to_bytes(units: &[u16]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(units.len());
-    for decoded in char::decode_utf16(units.iter().copied()) {
-        match decoded {
-            Ok(letter) => bytes.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
-            Err(alone) => {
-                let unit = alone.unpaired_surrogate();
-                bytes.extend_from_slice(&[
-                    0xe0 | (unit >> 12) as u8,
-                    0x80 | (unit >> 6 & 0x3f) as u8,
-                    0x80 | (unit & 0x3f) as u8,
-                ]);
-            }
-        }
-    }
-    bytes
-}
-
-/// Bytes as UTF-16; `None` where they are not such text.
-pub(super) fn to_units(name: &[u8]) -> Option<Vec<u16>> {
-    match std::str::from_utf8(name) {
-        Ok(text) => Some(text.encode_utf16().collect()),
-        Err(_) => surrogates(name),
-    }
-}
-
-/// The same, where halves of surrogate pairs stand alone.
-fn surrogates(name: &[u8]) -> Option<Vec<u16>> {
-    let mut units = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while !rest.is_empty() {
-        let (valid, after) = match std::str::from_utf8(rest) {
-            Ok(text) => (text, &[][..]),
-            Err(error) => {
-                let (valid, after) = rest.split_at_checked(error.valid_up_to())?;
-                (std::str::from_utf8(valid).ok()?, after)
-            }
-        };
-        units.extend(valid.encode_utf16());
-        rest = match after {
-            [] => after,
-            [0xed, second @ 0xa0..=0xbf, third @ 0x80..=0xbf, rest @ ..] => {
-                units.push(0xd000 | u16::from(second & 0x3f) << 6 | u16::from(third & 0x3f));
-                rest
-            }
-            _ => return None,
-        };
-    }
-    Some(units)
-}
-
-/// What a long name is shown as: itself, or `None` where no file may be called so.
-pub(super) fn shown(units: &[u16]) -> Option<Vec<u8>> {
-    let bytes = to_bytes(units);
-    is_name(&bytes).then_some(bytes)
-}
-
-/// What a name is shown as that is too long in bytes, or holds what none may: its beginning and the place of the file.
-pub(super) fn instead(units: &[u16], at: u64) -> Vec<u8> {
-    let tail = format!("~{:X}", at / 32);
-    let room = crate::NAME_BYTES_MAX.saturating_sub(tail.len());
-    let mut name = String::new();
-    for letter in char::decode_utf16(units.iter().copied()).map(|letter| letter.unwrap_or('_')) {
-        if name.len().saturating_add(letter.len_utf8()) > room {
-            break;
-        }
-        name.push(if matches!(letter, '/' | '\0') { '_' } else { letter });
-    }
-    name.push_str(&tail);
-    name.into_bytes()
 }
 
 /// A short name as it stands in an entry: eight bytes, three bytes, blanks behind each.
@@ -286,22 +214,6 @@ mod tests {
 
     fn units(text: &str) -> Vec<u16> {
         text.encode_utf16().collect()
-    }
-
-    #[test]
-    fn units_and_bytes_lose_nothing() {
-        for name in [
-            units("plain"),
-            units("日本語 ünï 🦀"),
-            vec![0x61, 0xd800],
-            vec![0xdc00, 0xd83e, 0xdd80],
-            vec![0xdbff, 0x41],
-        ] {
-            assert_eq!(to_units(&to_bytes(&name)), Some(name));
-        }
-        for wrong in [b"\xff".as_slice(), b"a\xc3", b"\xed\xa0", b"\xf8\x88\x80\x80\x80"] {
-            assert_eq!(to_units(wrong), None);
-        }
     }
 
     #[test]

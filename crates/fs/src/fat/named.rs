@@ -9,7 +9,7 @@ use super::time::Stamp;
 use super::write::Patch;
 use super::{Corrupt, Fat, name};
 use crate::path::Printable;
-use crate::{Inode, Time};
+use crate::{Inode, Time, utf16};
 use std::ops::ControlFlow;
 
 /// A file that a directory names, and all its names.
@@ -146,7 +146,7 @@ impl Fat {
     }
 
     pub(super) fn names(&self, state: &State, node: &Node, position: Position, found: &Found<'_>) -> Named {
-        let listed = name::to_units(&self.listed(found)).unwrap_or_else(|| found.units.clone());
+        let listed = utf16::to_units(&self.listed(found)).unwrap_or_else(|| found.units.clone());
         let short = found.short.or_else(|| found.entries.first().map(|entry| name::short_at(entry)));
         let short = short.filter(|_| !self.geometry.is_exfat());
         let mut names = vec![self.fold.name(&listed)];
