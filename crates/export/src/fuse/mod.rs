@@ -166,6 +166,8 @@ impl Mount {
         let (session, ended) = (Arc::clone(&self.session), events.clone());
         std::thread::spawn(move || {
             let result = session.serve(ready);
+            // The device goes with the last who has it: before anybody is told that it is over.
+            drop(session);
             let _ = ended.send(Event::Ended(result));
         });
         std::thread::spawn(move || {

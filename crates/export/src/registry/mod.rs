@@ -17,13 +17,15 @@ mod process;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use block::{Error, Kind, Result, ResultExt as _};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getpid, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::fuse::{self, Unmount};
@@ -277,6 +279,7 @@ impl Registry {
             let context = format!("{}: something else is mounted over it", holding.point.display());
             return Err(Error::new(Kind::Busy, context));
         }
+        let exit = exit_of(holding.pid, &file);
         if top.is_some() {
             fuse::unmount(&holding.point, how)?;
         } else if let Some(pid) = Pid::from_raw(holding.pid).filter(|_| holding.used_as != Use::Kernel) {
@@ -294,6 +297,7 @@ impl Registry {
             return Ok(());
         }
         blocking(&file, FlockOperation::LockShared).context(|| "waiting for the process that serves it")?;
+        wait_for_exit(exit);
         let ended = read_entry(&mut file)?;
         match ended.outcome {
             Some(Outcome::Safe) => Ok(()),
@@ -494,6 +498,23 @@ fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path.display().to_string(), error)),
         _ => Ok(()),
+    }
+}
+
+/// How long a process takes at the most that has nothing left to do but to end.
+const EXIT_TIME: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+
+/// The end of the process that has `file` locked, to be waited for.
+fn exit_of(pid: i32, file: &File) -> Option<OwnedFd> {
+    let exit = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // As long as it is locked, the number is that of the process that locked it.
+    matches!(flock(file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK)).then_some(exit)
+}
+
+/// Waits until a process is gone that has said how it ended: with it go its locks on images.
+fn wait_for_exit(exit: Option<OwnedFd>) {
+    if let Some(exit) = exit {
+        let _ = poll(&mut [PollFd::new(&exit, PollFlags::IN)], Some(&EXIT_TIME));
     }
 }
 

@@ -149,6 +149,7 @@ impl Registry {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => other.context(|| path.display().to_string())?,
         };
+        let exit = super::exit_of(process.pid, &file);
         if let Some(pid) = Pid::from_raw(process.pid) {
             match kill_process(pid, Signal::TERM) {
                 Ok(()) | Err(Errno::SRCH) => {}
@@ -156,6 +157,7 @@ impl Registry {
             }
         }
         super::blocking(&file, FlockOperation::LockShared).context(|| "waiting for the process that serves it")?;
+        super::wait_for_exit(exit);
         let mut bytes = Vec::new();
         file.rewind().context(|| path.display().to_string())?;
         file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes).context(|| path.display().to_string())?;
