@@ -82,7 +82,7 @@ impl Stack {
                 }
                 continue;
             }
-            let (above, start) = stacked(device, step, spec).context(what)?;
+            let (above, start) = stacked(device, step, spec, access).context(what)?;
             device = above;
             start_byte = start_byte.zip(start).and_then(|(below, start)| below.checked_add(start));
         }
@@ -228,7 +228,12 @@ fn open_backing(spec: &Spec, access: Access) -> Result<FileBacking> {
 }
 
 /// One step on top of a device; and which byte of the device is its first, where it is a part of the device.
-fn stacked(device: Arc<dyn BlockDevice>, step: &Step, spec: &Spec) -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
+fn stacked(
+    device: Arc<dyn BlockDevice>,
+    step: &Step,
+    spec: &Spec,
+    access: Access,
+) -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
     let window = |start: u64, len: u64| -> Result<(Arc<dyn BlockDevice>, Option<u64>)> {
         Ok((Arc::new(Window::new(Arc::clone(&device), start, len)?), Some(start)))
     };
@@ -259,6 +264,7 @@ fn stacked(device: Arc<dyn BlockDevice>, step: &Step, spec: &Spec) -> Result<(Ar
             let changes = Memory::new(layout.size())?;
             Ok((Arc::new(Overlay::volatile(device, changes, layout)?), None))
         }
+        Step::Overlay(Some(file)) if access != Access::WriteIfPossible => Ok((changed(device, file)?, None)),
         Step::Overlay(Some(file)) => {
             let changes = match FileBacking::open(file, Open::WRITE) {
                 Err(error) if error.kind() == Kind::NotFound => FileBacking::create(file, Layout::new(size)?.size())?,
@@ -273,6 +279,18 @@ fn stacked(device: Arc<dyn BlockDevice>, step: &Step, spec: &Spec) -> Result<(Ar
         }
         other => Err(Error::new(Kind::Unsupported, format!("{other:?}"))),
     }
+}
+
+/// A device with the changes that a file holds, to be read: the file is neither made nor locked.
+fn changed(device: Arc<dyn BlockDevice>, file: &std::path::Path) -> Result<Arc<dyn BlockDevice>> {
+    let changes = match FileBacking::open(file, Open::READ) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(Arc::new(ReadOnly::new(device))),
+        opened => opened?,
+    };
+    Ok(match Overlay::open_if_made(Arc::clone(&device), changes)? {
+        Some(overlay) => Arc::new(overlay),
+        None => Arc::new(ReadOnly::new(device)),
+    })
 }
 
 /// The file that holds the header of an encrypted volume, where it is not in front of the data.

@@ -95,6 +95,17 @@ impl<B: ReadAt, D: BlockDevice> Overlay<B, D> {
         Ok(Self::new(base, device, layout, bitmap, false))
     }
 
+    /// Opens the overlay that `device` holds; `None` where none was made in it yet.
+    ///
+    /// # Errors
+    /// As [`Overlay::open`].
+    pub fn open_if_made(base: B, device: D) -> Result<Option<Self>> {
+        if read_header(&device)?.iter().any(|byte| *byte != 0) {
+            return Self::open(base, device).map(Some);
+        }
+        Ok(None)
+    }
+
     /// Opens the overlay that `device` holds, or makes one in it when its first 512 bytes are zero: it is new, or the
     /// power failed while one was made.
     ///
