@@ -43,5 +43,6 @@ mod sound;
 mod sound_browsers;
 mod sound_players;
 mod squashfs;
+mod stacks;
 mod top;
 mod web;
