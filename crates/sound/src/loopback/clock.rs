@@ -12,6 +12,10 @@ const WINDOW: f64 = 0.25;
 const POINTS_MAX: usize = 128;
 /// Windows from which on the slope of the line is taken.
 const POINTS_MIN: usize = 4;
+/// Windows from which on it is known how good the line is.
+const POINTS_KNOWN: usize = 8;
+/// Windows that have to be late before the clock is believed to be slower: a busy machine makes some late, and none early.
+const SLOWER_FOR: usize = 12;
 /// Seconds by which no count is early, unless frames were skipped.
 const EARLY: f64 = 0.002;
 /// Seconds by which counts are late when frames were lost, if all of [`LATE_FOR`] are.
@@ -42,6 +46,8 @@ pub struct Clock {
     window_end: f64,
     /// Since when all counts are late, and the least by which they are.
     late: Option<(f64, f64)>,
+    /// Windows that were late one after the other.
+    slower: usize,
     settled: bool,
     uncertainty: Option<f64>,
 }
@@ -58,6 +64,7 @@ impl Clock {
             best: None,
             window_end: WINDOW,
             late: None,
+            slower: 0,
             settled: false,
             uncertainty: None,
         }
@@ -109,11 +116,16 @@ impl Clock {
         let recent = self.points.iter().rev().take(POINTS_MIN);
         let off = recent.map(|point| point.frames - self.at(point.at)).sum::<f64>() / POINTS_MIN as f64;
         let usual = self.deviation().max(0.000_02 * self.nominal);
-        if self.points.len() >= 3 * POINTS_MIN && off.abs() > 1.5 * usual {
+        self.slower = if off < -1.5 * usual { self.slower + 1 } else { 0 };
+        let changed = off > 1.5 * usual || self.slower >= SLOWER_FOR;
+        if self.points.len() >= 3 * POINTS_MIN && changed {
             self.points.drain(..self.points.len() / 4 * 3);
             self.fit();
+            self.slower = 0;
         }
-        if let (Some(first), Some(last), 8..) = (self.points.front(), self.points.back(), self.points.len()) {
+        self.uncertainty = None;
+        if let (Some(first), Some(last), POINTS_KNOWN..) = (self.points.front(), self.points.back(), self.points.len())
+        {
             let error = self.deviation().max(0.000_005 * self.nominal) * (12.0 / self.points.len() as f64).sqrt();
             self.uncertainty = Some(error / ((last.at - first.at) * self.nominal));
         }

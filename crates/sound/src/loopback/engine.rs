@@ -18,20 +18,32 @@ const CUTOFF: f64 = 1.0;
 const BETA: f64 = 11.0;
 /// Seconds that a crossfade lasts.
 const FADE: f64 = 0.005;
-/// Seconds from where it should be that are made good unheard; what is beyond goes faster.
-const DEADBAND: f64 = 0.000_5;
 /// Two clocks agree when they differ by less than this.
 const SAME: f64 = 1.5e-6;
 /// For this many seconds they have to agree before it is copied again.
 const SAME_FOR: f64 = 5.0;
 /// They part when they differ by more than this, and by more than it is uncertain by.
 const PART: f64 = 5e-6;
-/// Most that the pitch is off while the place is corrected.
+/// A ratio that is less certain than this is none: everything is late, and the machine is busy.
+const SURE: f64 = 50e-6;
+/// Most that the pitch is off while a small error of the place is corrected.
 const STEER_MAX: f64 = 3e-6;
 /// Seconds in which a small error of the place goes.
-const STEER_SECONDS: f64 = 20.0;
+const STEER_SECONDS: f64 = 60.0;
 /// Seconds in which the ratio follows what is measured.
 const SMOOTH: f64 = 8.0;
+/// Most that the pitch changes in a second: an ear hears a hundred times more, and a tone stays one line. While a clock is
+/// not known well it may be more.
+const SLEW: f64 = 0.05e-6;
+const SLEW_YOUNG: f64 = 0.7e-6;
+/// A clock that changes by more than that leads to a place that is off by so much of a cut: the ratio changes at once, once,
+/// so that the place comes back, and again when it is back.
+const FAR: f64 = 0.5;
+const NEAR: f64 = 0.2;
+/// Seconds in which it comes back, the most that the pitch is off for that, and seconds between two such changes.
+const FAR_SECONDS: f64 = 10.0;
+const FAR_MAX: f64 = 0.001;
+const STEP_SECONDS: f64 = 2.0;
 /// Seconds before the sink is dry at which missing input is made up.
 const MARGIN: f64 = 0.000_7;
 /// Frames between two looks at the clocks.
@@ -111,9 +123,13 @@ pub struct Engine {
     looked: u64,
     /// Whether the sink has played past what it was given.
     dry: bool,
+    /// Input frames for each output frame by the clocks' rates, and what part of it more for the place's sake.
     ratio: f64,
+    correction: f64,
     measured: bool,
     agree: f64,
+    /// Seconds since the ratio changed at once.
+    steady: f64,
     gaps: u64,
     cuts: u64,
 }
@@ -143,8 +159,10 @@ impl Engine {
             looked: 0,
             dry: false,
             ratio: 1.0,
+            correction: 0.0,
             measured: false,
             agree: 0.0,
+            steady: f64::INFINITY,
             gaps: 0,
             cuts: 0,
         }
@@ -294,15 +312,18 @@ impl Engine {
         let Some(voice) = self.voice else { return };
         let passed = (self.written - self.looked).min(BLOCK as u64) as f64 / self.rate;
         self.looked = self.written;
+        let error = self.wanted() - voice.place();
+        let cut = (self.latency / 8.0).clamp(0.000_5 * self.rate, 0.005 * self.rate);
         if let (Some(source), Some(sink)) = (self.source.uncertainty(), self.sink.uncertainty()) {
             let ratio = self.source.rate() / self.sink.rate();
-            if self.measured {
-                self.ratio += (ratio - self.ratio) * passed / SMOOTH;
-            } else {
-                (self.ratio, self.measured) = (ratio, true);
-            }
             let apart = (ratio - 1.0).abs();
             self.agree = if apart < SAME { self.agree + passed } else { 0.0 };
+            if voice.copies || !self.measured {
+                self.measured = source + sink < SURE;
+                (self.ratio, self.correction) = (if self.measured { ratio } else { 1.0 }, 0.0);
+            } else {
+                self.follow(ratio, source + sink, error, cut, passed);
+            }
             if self.fading.is_none() && voice.copies && apart > PART.max(4.0 * (source + sink)) {
                 self.go_on(voice.place(), false);
             }
@@ -311,8 +332,6 @@ impl Engine {
             return;
         }
         let Some(voice) = self.voice else { return };
-        let error = self.wanted() - voice.place();
-        let cut = (self.latency / 8.0).clamp(0.000_5 * self.rate, 0.005 * self.rate);
         let lost = voice.frame < self.base + HALF as u64 && self.base > 0;
         if error.abs() > cut || lost {
             self.cuts += 1;
@@ -338,14 +357,35 @@ impl Engine {
         self.voice = Some(Voice::at(place.max((self.base + HALF as u64) as f64), copies));
     }
 
+    /// Changes the ratio: unheard, or at once where the place would go too far.
+    fn follow(&mut self, ratio: f64, uncertainty: f64, error: f64, cut: f64, passed: f64) {
+        self.steady += passed;
+        let sure = uncertainty < SURE;
+        let seconds = error / self.rate;
+        // By how much the place is going to be more off, each second.
+        let outward = (if sure { ratio - self.ratio } else { 0.0 } - self.correction) * error.signum();
+        let back = seconds.abs() / FAR_SECONDS / 4.0;
+        if error.abs() > FAR * cut && self.steady > STEP_SECONDS && outward > -back {
+            // What is measured while everything is late is worth nothing: the place is.
+            if sure && (ratio - self.ratio).abs() > 4.0 * uncertainty {
+                self.ratio = ratio;
+            }
+            (self.correction, self.steady) = ((seconds / FAR_SECONDS).clamp(-FAR_MAX, FAR_MAX), 0.0);
+        } else if self.correction.abs() > STEER_MAX {
+            if error.abs() < NEAR * cut {
+                (self.correction, self.steady) = (0.0, 0.0);
+            }
+        } else {
+            let slew = if sure { uncertainty.clamp(SLEW, SLEW_YOUNG) * passed } else { 0.0 };
+            self.ratio += ((ratio - self.ratio) * passed / SMOOTH).clamp(-slew, slew);
+            let gentle = (seconds / STEER_SECONDS).clamp(-STEER_MAX, STEER_MAX);
+            self.correction += (gentle - self.correction).clamp(-SLEW * passed, SLEW * passed);
+        }
+    }
+
     /// Input frames for each output frame, the correction of the place included.
     fn step(&self) -> f64 {
-        let Some(voice) = self.voice else { return 1.0 };
-        let error = (self.wanted() - voice.place()) / self.rate;
-        let gentle = (error / STEER_SECONDS).clamp(-STEER_MAX, STEER_MAX);
-        // Clocks that wander as none of quartz does.
-        let far = (error.abs() - DEADBAND).max(0.0).copysign(error) / STEER_SECONDS;
-        self.ratio * (1.0 + gentle + far.clamp(-0.001, 0.001))
+        self.ratio * (1.0 + self.correction)
     }
 
     fn render(&mut self, frames: usize, output: &mut Vec<f64>) {

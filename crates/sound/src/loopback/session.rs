@@ -59,12 +59,12 @@ struct Half {
     stream: Option<Stream>,
 }
 
-/// What the server made of a stream: bytes of a fragment, or those asked for at first and the length of the buffer.
+/// What the server made of a stream: bytes that it asked for at first, and those of a fragment or of a request.
 #[derive(Debug, Clone, Copy)]
 struct Stream {
     channel: u32,
     missing: u32,
-    buffer: u32,
+    piece: u32,
     device_micros: u64,
 }
 
@@ -307,19 +307,19 @@ impl Session {
             half.asked_stream = None;
             let (channel, _index) = (reader.u32()?, reader.u32()?);
             let missing = if side == Side::Sink { reader.u32()? } else { 0 };
-            let (maxlength, second) = (reader.u32()?, reader.u32()?);
+            let (maxlength, mut piece) = (reader.u32()?, reader.u32()?);
             if side == Side::Sink {
+                // Behind the length of the buffer, and what it wants before it plays.
                 reader.u32()?;
-                reader.u32()?;
+                piece = reader.u32()?;
             }
             reader.spec()?;
             reader.map()?;
             reader.u32()?;
             reader.text()?;
             reader.bool()?;
-            // A fragment, or what the buffer is kept filled with.
-            let buffer = second.min(maxlength);
-            half.stream = Some(Stream { channel, missing, buffer, device_micros: reader.micros()? });
+            let piece = piece.min(maxlength);
+            half.stream = Some(Stream { channel, missing, piece, device_micros: reader.micros()? });
         }
         Ok(())
     }
@@ -367,15 +367,16 @@ impl Session {
         else {
             return Ok(());
         };
-        let fragment = Spec { format: self.spec.format, ..from.spec }.micros(u64::from(record.buffer)) as f64 * 1e-6;
+        let seconds = |spec: Spec, bytes: u32| spec.micros(u64::from(bytes)) as f64 * 1e-6;
+        let fragment = seconds(Spec { format: self.spec.format, ..from.spec }, record.piece);
+        // A sink takes a request's worth at once, or what it holds itself.
+        let taken = seconds(self.spec, play.piece).max(play.device_micros as f64 * 1e-6);
         let frame = self.spec.frame_bytes() as u64;
-        let buffer = u64::from(play.buffer.max(play.missing)) / frame;
-        let rate = f64::from(self.spec.rate);
         let converted = self.resampler.as_ref().map_or(0.0, |r| r.delay() as f64 / f64::from(from.spec.rate));
         let devices = record.device_micros.saturating_add(play.device_micros) as f64 * 1e-6;
-        // What the servers hold, the filters, and a little to be late in.
+        // What the servers take at a time, the filters, and a little to be late in.
         let spare = (self.latency / 16.0).min(0.001);
-        let least = fragment + buffer as f64 / rate + Engine::latency_min(self.spec.rate) + spare;
+        let least = fragment + taken + Engine::latency_min(self.spec.rate) + spare;
         let inner = (self.latency - devices - converted).max(least);
         let latency = inner + devices + converted;
         if latency > LATENCY_MAX || play.missing > BUFFER_MAX {
