@@ -32,6 +32,7 @@ use std::time::Duration;
 
 mod initramfs;
 mod kernel;
+pub mod tree;
 
 use initramfs::Initramfs;
 pub use kernel::Kernel;

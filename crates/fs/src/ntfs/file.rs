@@ -368,7 +368,9 @@ fn posix(extended: &[(Vec<u8>, Vec<u8>)], stat: &mut Stat, content: Content) -> 
     stat.uid = word(b"$LXUID").unwrap_or(stat.uid);
     stat.gid = word(b"$LXGID").unwrap_or(stat.gid);
     if let Some(device) = value(b"$LXDEV") {
-        stat.device = le_u32(device, 0).zip(le_u32(device, 4));
+        // The kernel writes both numbers in one, the subsystem of Windows each in four bytes.
+        let both = le_u32(device, 0);
+        stat.device = both.zip(le_u32(device, 4)).or_else(|| both.map(|both| (both >> 20, both & 0xf_ffff)));
     }
     let Some(mode) = word(b"$LXMOD") else { return content };
     stat.permissions = (mode & 0o7777) as u16;

@@ -4,6 +4,7 @@
 
 mod crash;
 mod format;
+mod guest;
 mod hostile;
 mod image;
 mod read;

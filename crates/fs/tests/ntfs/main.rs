@@ -1,7 +1,8 @@
-//! NTFS against ntfs-3g and broken images.
+//! NTFS against ntfs-3g, the kernel of a guest, and broken images.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod guest;
 mod hostile;
 mod image;
 mod read;
