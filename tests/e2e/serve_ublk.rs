@@ -38,6 +38,7 @@ const GUEST: &str = r#"
     cd /sys/block/ublkb0; cat size ro queue/logical_block_size queue/discard_max_bytes queue/write_cache queue/fua
     ls mq | wc -l; cd /img
     loopbox list | grep -q 'serve .*/dev/ublkb0 .*disk.qcow2'
+    loopbox top --json --count 1 --interval 0.1 | grep -q '"kind":"ublk".*disk.qcow2 at /dev/ublkb0'
     mkfs.ext4 -q $disk; mount -t ext4 -o discard $disk /mnt
     cp /run/random /mnt/one; cp /run/random /mnt/gone
     (direct if=/run/random of=/mnt/two bs=4k oflag=direct) & (cp /run/random /mnt/three) & wait %2 %3 2>/dev/null || true
@@ -141,6 +142,27 @@ const SAID: &[&str] = &[
     "== an ordinary user, whom udev gives the nodes",
     "nobody",
 ];
+
+#[test]
+fn without_the_driver_one_line_says_what_is_missing() {
+    let session = Session::new(User::Ordinary, "ublk-words");
+    session.shell("truncate -s 1M disk; printf small > small");
+    let disk = session.word("disk");
+    if !std::path::Path::new("/dev/ublk-control").exists() {
+        let said = session.fails(["serve", &disk, "--ublk"]);
+        assert!(said.contains("no /dev/ublk-control") && said.contains("modprobe ublk_drv"), "{said}");
+        let report: serde_json::Value = serde_json::from_str(&session.done(["doctor", "--json"])).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["name"] == "ublk driver").unwrap();
+        assert_eq!(check["remedy"], "as root: modprobe ublk_drv", "{check}");
+    }
+    for words in
+        [&["--ublk", "--nbd", "0"][..], &["--ublk", "--stdio"], &["--queues", "2"], &["--ublk", "--queues", "0"]]
+    {
+        let output = session.output(["serve", &disk].iter().chain(words));
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", rig::text(&output));
+    }
+}
 
 #[test]
 fn the_kernel_has_a_disk_of_every_stack() {

@@ -43,6 +43,9 @@ pub fn serve(
     shared: &Arc<Shared>,
     ready: &SyncSender<std::io::Result<()>>,
 ) {
+    // Memory that is needed to write is not made free by writing to this disk: of this thread, and of the workers that it
+    // starts, as far as it is allowed to say so.
+    let _ = sys::process::set_io_flusher();
     let served = match Queue::new(channel, device, number, encoded) {
         Ok(queue) => {
             let _ = ready.send(Ok(()));

@@ -68,8 +68,6 @@ impl Server {
             own: own(),
             ..Info::default()
         };
-        // Memory that is needed to write is not taken by writing: as far as this process is allowed to say so.
-        let _ = sys::process::set_io_flusher();
         let device = control.add(&wanted).context(|| "adding a disk to the kernel (ublk)")?;
         let (gone, to_gone) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|os| Error::io("a pipe", os))?;
         let shared = Shared { disk, workers: Workers::default(), report: Box::new(report), reports: AtomicU64::new(0) };

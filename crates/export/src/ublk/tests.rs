@@ -106,10 +106,24 @@ fn what_makes_no_sense_is_answered_with_an_error() {
 }
 
 #[test]
+fn a_disk_that_fails_fails_its_requests_and_nothing_else() {
+    let device = layer::Fault::at(Memory::new(SIZE).unwrap(), 4).lasting();
+    let rig = Rig::of(Arc::new(device));
+    let mut buffer = [7; 512];
+    assert_eq!(rig.done(WRITE | operation::FUA, 0, 1, &mut buffer, false), Some(512));
+    for operation in [READ, WRITE, WRITE | operation::FUA, FLUSH, DISCARD, WRITE_ZEROES] {
+        let done = (0..3).find_map(|_| rig.done(operation, 0, 1, &mut buffer, false).filter(|done| *done < 0));
+        assert_eq!(done, Some(-5), "{operation:#x}");
+    }
+    assert_eq!(rig.done(READ, SIZE, 1, &mut buffer, false), Some(-22));
+}
+
+#[test]
 fn the_kernel_is_told_what_the_device_is_like() {
     let parameters = Rig::new().disk.parameters();
     assert_eq!((parameters.logical_shift, parameters.physical_shift, parameters.optimal_shift), (9, 12, 12));
     assert_eq!((parameters.sectors, parameters.attributes), (SIZE / 512, 0b1100));
+    assert_eq!((parameters.segments_max, parameters.granularity, parameters.discard_sectors_max), (1, 4096, 1 << 21));
     // What is behind the last whole block is not seen, nor reached.
     let odd = Rig::of(Arc::new(Memory::new(SIZE + 700).unwrap()));
     assert_eq!((odd.disk.parameters().sectors, odd.disk.rest()), (SIZE / 512 + 1, 188));
@@ -119,7 +133,7 @@ fn the_kernel_is_told_what_the_device_is_like() {
 
     let read_only = Rig::of(Arc::new(layer::ReadOnly::new(Memory::new(SIZE).unwrap())));
     assert_eq!(read_only.disk.parameters().attributes, 0b1101);
-    assert_eq!(read_only.disk.parameters().with_discard(0, 0), read_only.disk.parameters().with_discard(0, 0));
+    assert_eq!(read_only.disk.parameters().segments_max, 0);
     assert_eq!(read_only.done(WRITE, 0, 1, &mut [0; 512], false), Some(-30));
     assert_eq!(read_only.done(READ, 0, 1, &mut [1; 512], false), Some(512));
 }

@@ -150,6 +150,8 @@ pub struct Queue {
     bell: Bell,
     /// Whether the ring looks at the bell.
     watched: bool,
+    /// Those that were taken together; empty between.
+    answers: Vec<cqueue::Entry>,
     /// The first answer that was an error.
     failure: Option<i32>,
     here: PhantomData<*const ()>,
@@ -205,6 +207,7 @@ impl Queue {
             places: vec![Place::Gone; depth],
             bell,
             watched: false,
+            answers: Vec::with_capacity(depth + 1),
             failure: None,
             here: PhantomData,
         };
@@ -292,8 +295,9 @@ impl Queue {
 
     /// Takes the answers that are there.
     fn take(&mut self, arrived: &mut Vec<Request>) {
-        let answers: Vec<cqueue::Entry> = self.ring.completion().collect();
-        for answer in answers {
+        let mut answers = std::mem::take(&mut self.answers);
+        answers.extend(self.ring.completion());
+        for answer in answers.drain(..) {
             if answer.user_data() == BELL {
                 self.watched = false;
                 let _ = rustix::io::read(&*self.bell.0, &mut [0; 8]);
@@ -315,6 +319,7 @@ impl Queue {
                 Buffer { pages: Arc::clone(&self.buffers), offset: tag * self.buffer_bytes, len: self.buffer_bytes };
             arrived.push(Request { tag: tag as u16, descriptor, buffer });
         }
+        self.answers = answers;
     }
 }
 
