@@ -4,8 +4,8 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Bytes of answers that a unix socket is asked to hold.
@@ -14,6 +14,27 @@ const SOCKET_BYTES: usize = 1 << 20;
 const INPUT_BYTES: usize = 256 << 10;
 /// Bytes that are encrypted at one time.
 const OUTPUT_BYTES: usize = 256 << 10;
+
+/// How long the next request is looked for before the thread goes to sleep: to be woken up takes about as long.
+const LOOKED_FOR: Duration = Duration::from_micros(20);
+/// A wait that was shorter than this, waking up included, would have been spared a sleep.
+const SHORT_WAIT: Duration = Duration::from_micros(50);
+/// So many short waits in a row make requests worth being looked for.
+const SHORT_WAITS: i32 = 8;
+/// What a search in vain counts.
+const IN_VAIN: i32 = 4;
+
+/// Threads that look for a request instead of sleeping.
+static LOOKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether one more thread may look: half of the processors at the most, since clients need some too.
+fn may_look() -> bool {
+    static LOOKING_MAX: OnceLock<usize> = OnceLock::new();
+    let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let most = *LOOKING_MAX.get_or_init(|| processors() / 2);
+    let one_more = |now| (now < most).then_some(now + 1);
+    LOOKING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+}
 
 /// A client's socket.
 #[derive(Debug)]
@@ -64,12 +85,14 @@ pub struct Line {
     socket: Socket,
     until: Instant,
     hurried: AtomicBool,
+    /// How short the last waits were: from none to twice [`SHORT_WAITS`].
+    short: AtomicI32,
 }
 
 impl Line {
     /// All must be said by `until`.
     pub fn new(socket: Socket, until: Instant) -> Self {
-        Self { socket, until, hurried: AtomicBool::new(true) }
+        Self { socket, until, hurried: AtomicBool::new(true), short: AtomicI32::new(0) }
     }
 
     /// From here on there is time.
@@ -89,16 +112,61 @@ impl Line {
         self.socket.set_timeout(Some(left))
     }
 
+    /// Reads what is there, or comes within a moment; `None` where a longer wait is likely, or was in vain.
+    ///
+    /// A client that has one request under way sends the next as soon as it has its answer. Between the two there is
+    /// less time than it takes to put a thread to sleep and to wake it up. Others that want the processor get it.
+    fn look(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        if self.short.load(Ordering::Relaxed) < SHORT_WAITS || !may_look() {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let found = loop {
+            match rustix::net::recv(&self.socket, &mut *buf, rustix::net::RecvFlags::DONTWAIT) {
+                Ok((len, _)) => break Ok(Some(len)),
+                Err(rustix::io::Errno::AGAIN) if start.elapsed() < LOOKED_FOR => std::thread::yield_now(),
+                Err(rustix::io::Errno::AGAIN) => break Ok(None),
+                Err(errno) => break Err(errno.into()),
+            }
+        };
+        LOOKING.fetch_sub(1, Ordering::Relaxed);
+        // Also when it was found late, because others had the processor.
+        self.judge(matches!(found, Ok(Some(_))) && start.elapsed() <= SHORT_WAIT);
+        found
+    }
+
+    /// Remembers how a wait was.
+    fn judge(&self, short: bool) {
+        let change = if short { 1 } else { -IN_VAIN };
+        let now = self.short.load(Ordering::Relaxed);
+        self.short.store((now + change).clamp(0, 2 * SHORT_WAITS), Ordering::Relaxed);
+    }
+
     /// Hangs up.
     pub fn shutdown(&self) {
         let _ = either!(&self.socket, socket => socket.shutdown(Shutdown::Both));
     }
 }
 
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Read for &Line {
     fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        self.hurry()?;
-        either!(&self.socket, socket => (&*socket).read(buf))
+        if self.hurried.load(Ordering::Relaxed) {
+            self.hurry()?;
+            return either!(&self.socket, socket => (&*socket).read(buf));
+        }
+        if let Some(len) = self.look(buf)? {
+            return Ok(len);
+        }
+        let start = Instant::now();
+        let read = either!(&self.socket, socket => (&*socket).read(buf));
+        self.judge(start.elapsed() <= SHORT_WAIT);
+        read
     }
 }
 
@@ -269,5 +337,56 @@ impl Read for SecureInput<'_> {
                 return Ok(0);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> (Line, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let line = Line::new(Socket::Unix(ours), Instant::now());
+        line.take_time().unwrap();
+        (line, theirs)
+    }
+
+    #[test]
+    fn requests_are_looked_for_when_waits_were_short() {
+        let (line, _theirs) = line();
+        let looked_for = || line.short.load(Ordering::Relaxed) >= SHORT_WAITS;
+        for _ in 0..100 {
+            assert!(!looked_for() || line.short.load(Ordering::Relaxed) <= 2 * SHORT_WAITS);
+            line.judge(true);
+        }
+        assert!(looked_for());
+        // A few in vain end it.
+        for _ in 0..3 {
+            line.judge(false);
+        }
+        assert!(!looked_for());
+    }
+
+    #[test]
+    fn what_comes_is_read_while_it_is_looked_for_and_afterwards() {
+        let (line, mut theirs) = line();
+        let mut buf = [0; 8];
+        line.short.store(2 * SHORT_WAITS, Ordering::Relaxed);
+        theirs.write_all(b"here").unwrap();
+        assert_eq!((&line).read(&mut buf).unwrap(), 4);
+        // In vain, and then it is waited for.
+        let before = Instant::now();
+        let looked = line.look(&mut buf).unwrap();
+        assert!(looked.is_none() && (before.elapsed() >= LOOKED_FOR || !looked_for_here()));
+        let later = std::thread::spawn(move || theirs.write_all(b"late"));
+        assert_eq!((&line).read(&mut buf).unwrap(), 4);
+        assert_eq!(&buf[..4], b"late");
+        later.join().unwrap().unwrap();
+        assert_eq!((&line).read(&mut buf).unwrap(), 0);
+    }
+
+    /// A machine with one processor looks for nothing.
+    fn looked_for_here() -> bool {
+        std::thread::available_parallelism().unwrap().get() > 1
     }
 }
