@@ -478,3 +478,119 @@ fn it_ends_as_it_is_told() {
     }
     assert_eq!(server.end(), "");
 }
+
+/// Reads a file in batches that becomes shorter and longer again. Read twice, so that it is sent from where it is.
+const CUT_SHORT: &str = r#"
+import nbd, os
+disk, size, piece = os.environ["disk"], 4 << 20, 65536
+h.connect_uri(os.environ["uri"])
+
+def begun(h):
+    buffers = [nbd.Buffer(piece) for _ in range(size // piece)]
+    return [h.aio_pread(buffer, n * piece) for n, buffer in enumerate(buffers)]
+
+def heard(h, cookies):
+    """How many of them were answered, and how many with an error; all others were hung up on."""
+    done = failed = 0
+    try:
+        while cookies:
+            h.poll(-1)
+            for cookie in list(cookies):
+                try:
+                    if h.aio_command_completed(cookie):
+                        done += 1
+                        cookies.remove(cookie)
+                except nbd.Error as error:
+                    if h.aio_is_dead() or h.aio_is_closed():
+                        return done, failed
+                    assert error.errno == "EIO", error
+                    failed += 1
+                    cookies.remove(cookie)
+    except nbd.Error as error:
+        assert h.aio_is_dead() or h.aio_is_closed(), error
+    return done, failed
+
+count = size // piece
+for _ in range(3):
+    assert heard(h, begun(h)) == (count, 0)
+# Of what is gone each read fails, and all else is there.
+os.truncate(disk, size // 2)
+for _ in range(3):
+    assert heard(h, begun(h)) == (count // 2, count // 2)
+os.truncate(disk, size)
+# While reads are under way.
+for _ in range(40):
+    cookies = begun(h)
+    os.truncate(disk, 0)
+    done, failed = heard(h, cookies)
+    os.truncate(disk, size)
+    if h.aio_is_dead() or h.aio_is_closed():
+        h = nbd.NBD()
+        h.connect_uri(os.environ["uri"])
+    else:
+        assert done + failed == count
+    assert heard(h, begun(h)) == (count, 0)
+assert h.pread(piece, 0) == bytes(piece)
+print("all read")
+"#;
+
+#[test]
+fn a_file_that_is_cut_short_is_an_error_and_the_server_lives() {
+    requires!("nbdsh");
+    let session = Session::new(User::Ordinary, "nbd-cut");
+    for image_words in ["disk.img", "disk.img,ro"] {
+        // Without holes, which would not be read at all.
+        let disk = session.join("disk.img");
+        std::fs::write(&disk, vec![1; (4 * MIB) as usize]).unwrap();
+        run_command(Command::new("chmod").arg("666").arg(&disk));
+        let server = Server::start(&session, &[image_words, "--nbd", "unix:nbd.sock"]);
+        let mut nbdsh = session.command("nbdsh");
+        nbdsh.env("uri", &server.uri).env("disk", &disk).args(["-c", CUT_SHORT]);
+        assert_eq!(run_command(&mut nbdsh).trim(), "all read", "{image_words}");
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.id())).unwrap();
+        assert!(maps.contains("/disk.img"), "{image_words}: sent from where it is");
+        // What was hung up on is said.
+        let said = server.end();
+        assert!(said.lines().all(|line| line.contains("writing to an NBD client")), "{said}");
+    }
+}
+
+/// 64 connections that read and write in small pieces and in large ones, and stay.
+const CROWD: &str = r#"
+import nbd, os
+clients = []
+for _ in range(64):
+    client = nbd.NBD()
+    client.connect_uri(os.environ["uri"])
+    clients.append(client)
+for round in range(2):
+    for client in clients:
+        small = [nbd.Buffer(4096) for _ in range(32)]
+        cookies = [client.aio_pread(buffer, n * 4096) for n, buffer in enumerate(small)]
+        while cookies:
+            client.poll(-1)
+            cookies = [cookie for cookie in cookies if not client.aio_command_completed(cookie)]
+        client.pread(1 << 20, 0)
+        client.pwrite(bytes(1 << 20), 1 << 20)
+        client.flush()
+memory = {}
+for line in open("/proc/" + os.environ["server"] + "/status"):
+    name, value = line.split(":", 1)
+    memory[name] = value.strip()
+kib = lambda name: int(memory[name].split()[0])
+print(kib("RssAnon") + kib("VmPTE"))
+"#;
+
+#[test]
+fn sixty_four_connections_take_little_memory() {
+    requires!("nbdsh");
+    let session = Session::new(User::Ordinary, "nbd-crowd");
+    image(&session, "disk.img", 16 * MIB);
+    let server = Server::start(&session, &["disk.img", "--nbd", "unix:nbd.sock"]);
+    let mut nbdsh = session.command("nbdsh");
+    nbdsh.env("uri", &server.uri).env("server", server.id().to_string()).args(["-c", CROWD]);
+    // What belongs to it alone, and page tables. What is in the page cache is counted as file pages.
+    let kib: u64 = run_command(&mut nbdsh).trim().parse().unwrap();
+    assert!(kib < 20 << 10, "{kib} KiB");
+    assert_eq!(server.end(), "");
+}

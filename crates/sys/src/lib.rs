@@ -10,6 +10,7 @@ pub mod fuse;
 pub mod guest;
 pub mod io_uring;
 pub mod loop_device;
+pub mod mapping;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

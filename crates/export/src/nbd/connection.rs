@@ -11,12 +11,14 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use block::{BlockDevice, Error, Kind, Result, Source, Zero, check_range};
 
 use super::handshake::Dialect;
 use super::reply::{self, Output, Status};
+use super::window::Windows;
 use super::wire::{self, Request, command, error, flag};
 use super::{EXTENTS_MAX, Export, PAYLOAD_BYTES_MAX};
 use crate::counters::{Client, Counters, Operation};
@@ -26,7 +28,11 @@ use crate::pace::Pace;
 const WORKERS: usize = 16;
 /// Bytes that are read from the socket at one time, unless one request is longer.
 const INPUT_BYTES: usize = 256 << 10;
-/// Memory for input and for output that is kept from one request to the next.
+/// Memory for input, and as much for output, that all connections together keep from one request to the next.
+const KEPT_BYTES: usize = 6 << 20;
+/// What one of them keeps at the least.
+const KEPT_BYTES_MIN: usize = 64 << 10;
+/// What one of them keeps at the most.
 const KEPT_BYTES_MAX: usize = 2 << 20;
 /// Output that is written although more requests are there: the client reads while the next is made.
 const OUTPUT_BYTES: usize = 256 << 10;
@@ -43,13 +49,29 @@ const FAST_RUNS_MAX: usize = 64;
 /// Most bytes that one request has read ahead.
 const CACHE_BYTES_MAX: u64 = 64 << 20;
 
-/// A client whose handshake is done.
-pub struct Connection<R, W> {
-    input: R,
-    shared: Arc<Shared<W>>,
+/// A read that comes alone is sent from its file only when it is as long as this: a shorter one is copied sooner.
+const MAPPED_BYTES_MIN: usize = 32 << 10;
+
+/// After so many writes from files it is asked whether they had to wait for the disk.
+const FAULTS_ASKED: u32 = 8;
+
+/// Where answers can be sent from files as they are: the socket that takes them, and what is mapped.
+#[derive(Debug, Clone, Copy)]
+pub struct Direct<'a> {
+    /// The socket.
+    pub socket: BorrowedFd<'a>,
+    /// Parts of files.
+    pub windows: &'a Windows,
 }
 
-struct Shared<W> {
+/// A client whose handshake is done.
+pub struct Connection<'a, R, W> {
+    input: R,
+    shared: Arc<Shared<'a, W>>,
+}
+
+struct Shared<'a, W> {
+    direct: Option<Direct<'a>>,
     device: Arc<dyn BlockDevice>,
     counters: Arc<Counters>,
     _client: Client,
@@ -70,8 +92,12 @@ struct Shared<W> {
 /// Answers that whoever is writing to the stream takes along.
 #[derive(Default)]
 struct Pending {
-    bytes: Vec<u8>,
+    outputs: Vec<Output>,
+    /// Of those.
+    bytes: usize,
     writing: bool,
+    /// Threads that wait for room.
+    waiting: usize,
     /// What came of writing, when it failed: nothing is written any more.
     failed: Option<std::io::ErrorKind>,
 }
@@ -89,6 +115,70 @@ struct Queue {
 struct Job {
     request: Request,
     payload: Vec<u8>,
+}
+
+/// How an answer is made.
+enum Way<'b, 'a> {
+    /// By waiting for the disk.
+    Slowly,
+    /// Only if it does not wait for the disk.
+    Quickly(Option<&'b mut Files<'a>>),
+}
+
+/// What is known of files while the requests that were there at one time are answered.
+struct Files<'a> {
+    direct: Direct<'a>,
+    /// The size of the last one.
+    size: Option<(RawFd, u64)>,
+    /// Whether more than one request was there.
+    many: bool,
+    /// Whether one of them was answered from where it is.
+    mapped: bool,
+    /// Writes since it was last asked whether one of them had to wait for the disk.
+    writes: u32,
+    /// How often that was, so far.
+    faults: u64,
+}
+
+impl<'a> Files<'a> {
+    fn new(direct: Direct<'a>) -> Self {
+        let faults = sys::mapping::major_faults();
+        Self { direct, size: None, many: false, mapped: false, writes: 0, faults }
+    }
+
+    /// That what was there is answered.
+    fn answered(&mut self) {
+        self.writes += u32::from(self.mapped);
+        (self.size, self.many, self.mapped) = (None, false, false);
+        if self.writes == FAULTS_ASKED {
+            self.writes = 0;
+            let faults = sys::mapping::major_faults();
+            if faults != self.faults {
+                self.faults = faults;
+                self.direct.windows.forget();
+            }
+        }
+    }
+
+    /// Bytes of a file that a client may send for from where they are. One that was cut short meanwhile answers
+    /// nothing of what is gone.
+    fn size(&mut self, fd: BorrowedFd<'_>) -> u64 {
+        match self.size {
+            Some((known, size)) if known == fd.as_raw_fd() => size,
+            _ => {
+                let regular = |stat: &rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+                let stat = rustix::fs::fstat(fd).ok().filter(regular);
+                let size = stat.and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0);
+                self.size = Some((fd.as_raw_fd(), size));
+                size
+            }
+        }
+    }
+
+    /// Whether a read of so many bytes should come from where they are.
+    fn fit(&mut self, fd: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
+        (self.many || len >= MAPPED_BYTES_MIN) && offset.saturating_add(len as u64) <= self.size(fd)
+    }
 }
 
 /// Whether an answer was given.
@@ -115,10 +205,12 @@ fn waited<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a
     condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<R: Read, W: Write + Send> Connection<R, W> {
-    /// The connection after the handshake; `input` and `output` are the two ways of one stream.
-    pub fn new(input: R, output: W, export: &Export, dialect: Dialect) -> Self {
+impl<'a, R: Read, W: Write + Send> Connection<'a, R, W> {
+    /// The connection after the handshake; `input` and `output` are the two ways of one stream. `direct` is for one
+    /// that changes nothing of what is written to it.
+    pub fn new(input: R, output: W, export: &Export, dialect: Dialect, direct: Option<Direct<'a>>) -> Self {
         let shared = Shared {
+            direct,
             read_only: export.device.limits().read_only,
             device: Arc::clone(&export.device),
             counters: Arc::clone(&export.counters),
@@ -161,6 +253,7 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
         let mut input = vec![0; INPUT_BYTES];
         let mut filled = 0;
         let mut output = Output::default();
+        let mut files = self.shared.direct.map(Files::new);
         // A request whose payload is too long, and how many bytes of that are still to come: nothing of them is kept.
         // Clients want the answer after the last of them.
         let mut refused: Option<(Request, u64)> = None;
@@ -207,7 +300,10 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
                 }
                 // The last one that there is may wait right here.
                 let last = filled - at == needed;
-                self.shared.take(&request, payload, &mut output, last, &mut start_worker)?;
+                if let Some(files) = &mut files {
+                    files.many |= !last;
+                }
+                self.shared.take(&request, payload, &mut output, last, files.as_mut(), &mut start_worker)?;
                 at += needed;
                 needed = header;
                 if output.len() >= OUTPUT_BYTES {
@@ -215,19 +311,31 @@ impl<R: Read, W: Write + Send> Connection<R, W> {
                 }
             }
             self.shared.send(&mut output)?;
+            if let Some(files) = &mut files {
+                files.answered();
+            }
             input.copy_within(at..filled, 0);
             filled -= at;
+            // Not less than was there at first, unless there are many connections.
+            let kept = self.shared.kept();
+            let wanted = needed.max(filled).max(kept.min(INPUT_BYTES));
             if needed > input.len() {
                 input.resize(needed, 0);
-            } else if input.len() > KEPT_BYTES_MAX && needed <= INPUT_BYTES {
-                input.truncate(INPUT_BYTES);
+            } else if input.len() > kept && input.len() > wanted {
+                input.truncate(wanted);
                 input.shrink_to_fit();
             }
         }
     }
 }
 
-impl<W: Write + Send> Shared<W> {
+impl<W: Write + Send> Shared<'_, W> {
+    /// Memory that this connection keeps.
+    fn kept(&self) -> usize {
+        let clients = usize::try_from(self.counters.clients()).unwrap_or(usize::MAX);
+        (KEPT_BYTES / clients.max(1)).clamp(KEPT_BYTES_MIN, KEPT_BYTES_MAX)
+    }
+
     /// Answers a request with too long a payload once all of that has been skipped.
     fn refuse(&self, request: &Request, left: u64, output: &mut Output) -> Option<(Request, u64)> {
         if left > 0 {
@@ -255,40 +363,50 @@ impl<W: Write + Send> Shared<W> {
     fn put(&self, output: &mut Output) -> Result<()> {
         let mut pending = locked(&self.pending);
         // A client that does not read what it asked for.
-        while pending.writing && pending.bytes.len() >= OUTPUT_BYTES && pending.failed.is_none() {
+        while pending.writing && pending.bytes >= OUTPUT_BYTES && pending.failed.is_none() {
+            pending.waiting += 1;
             pending = waited(&self.written, pending);
+            pending.waiting -= 1;
         }
         if pending.writing && pending.failed.is_none() {
-            pending.bytes.extend_from_slice(output.bytes());
-            output.clear(KEPT_BYTES_MAX);
+            pending.bytes += output.len();
+            pending.outputs.push(std::mem::take(output));
             return Ok(());
         }
         if pending.failed.is_none() {
             pending.writing = true;
             drop(pending);
-            let mut wrote = self.write(output.bytes());
+            let mut wrote = self.write(output);
             pending = locked(&self.pending);
-            while wrote.is_ok() && !pending.bytes.is_empty() {
-                let bytes = std::mem::take(&mut pending.bytes);
+            while wrote.is_ok() && !pending.outputs.is_empty() {
+                let outputs = std::mem::take(&mut pending.outputs);
+                pending.bytes = 0;
                 drop(pending);
-                wrote = self.write(&bytes);
-                self.written.notify_all();
+                wrote = outputs.iter().try_for_each(|output| self.write(output));
                 pending = locked(&self.pending);
+                self.tell_waiting(&pending);
             }
             pending.writing = false;
             pending.failed = wrote.err().map(|error| error.kind());
-            self.written.notify_all();
+            self.tell_waiting(&pending);
         }
-        output.clear(KEPT_BYTES_MAX);
+        output.clear(self.kept());
         match pending.failed {
             None => Ok(()),
             Some(kind) => Err(Error::io("writing to an NBD client", kind)),
         }
     }
 
-    fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+    /// A system call, unless nobody waits.
+    fn tell_waiting(&self, pending: &Pending) {
+        if pending.waiting > 0 {
+            self.written.notify_all();
+        }
+    }
+
+    fn write(&self, output: &Output) -> std::io::Result<()> {
         let mut stream = locked(&self.stream);
-        stream.write_all(bytes).and_then(|()| stream.flush())
+        output.write_to(&mut *stream, self.direct.map(|direct| direct.socket))
     }
 
     /// Answers a request, or hands it to a worker.
@@ -298,11 +416,12 @@ impl<W: Write + Send> Shared<W> {
         payload: &[u8],
         output: &mut Output,
         last: bool,
+        files: Option<&mut Files<'_>>,
         start_worker: &mut impl FnMut() -> bool,
     ) -> Result<()> {
         let waits = matches!(request.command, command::FLUSH | command::TRIM | command::WRITE_ZEROES | command::CACHE)
             || request.flags & flag::FUA != 0;
-        if !waits && matches!(self.answer(request, payload, output, true), Answered::Yes) {
+        if !waits && matches!(self.answer(request, payload, output, Way::Quickly(files)), Answered::Yes) {
             return Ok(());
         }
         let mut queue = locked(&self.queue);
@@ -310,7 +429,7 @@ impl<W: Write + Send> Shared<W> {
             drop(queue);
             // What was answered already need not wait with it.
             self.send(output)?;
-            self.answer(request, payload, output, false);
+            self.answer(request, payload, output, Way::Slowly);
             return Ok(());
         }
         if queue.jobs.len() >= queue.idle && queue.workers < WORKERS && start_worker() {
@@ -318,7 +437,7 @@ impl<W: Write + Send> Shared<W> {
         }
         if queue.workers == 0 {
             drop(queue);
-            self.answer(request, payload, output, false);
+            self.answer(request, payload, output, Way::Slowly);
             return Ok(());
         }
         while queue.jobs.len() >= QUEUE_MAX || (!queue.jobs.is_empty() && queue.bytes + payload.len() > QUEUE_BYTES_MAX)
@@ -348,7 +467,7 @@ impl<W: Write + Send> Shared<W> {
                     queue.bytes -= job.payload.len();
                     drop(queue);
                     self.taken.notify_one();
-                    self.answer(&job.request, &job.payload, &mut output, false);
+                    self.answer(&job.request, &job.payload, &mut output, Way::Slowly);
                     // A client that is gone is found out by the thread that reads.
                     let _ = self.send(&mut output);
                     queue = locked(&self.queue);
@@ -363,11 +482,11 @@ impl<W: Write + Send> Shared<W> {
         }
     }
 
-    /// Does what is asked and appends the answer; when `quick`, only if it does not wait for the disk.
-    fn answer(&self, request: &Request, payload: &[u8], output: &mut Output, quick: bool) -> Answered {
-        let before = output.len();
+    /// Does what is asked and appends the answer.
+    fn answer(&self, request: &Request, payload: &[u8], output: &mut Output, way: Way<'_, '_>) -> Answered {
+        let before = output.mark();
         output.begin();
-        match self.attempt(request, payload, output, quick) {
+        match self.attempt(request, payload, output, way) {
             Ok(answered) => {
                 match answered {
                     Answered::WouldWait => output.truncate(before),
@@ -385,7 +504,7 @@ impl<W: Write + Send> Shared<W> {
         }
     }
 
-    fn attempt(&self, request: &Request, payload: &[u8], output: &mut Output, quick: bool) -> Result<Answered> {
+    fn attempt(&self, request: &Request, payload: &[u8], output: &mut Output, way: Way<'_, '_>) -> Result<Answered> {
         self.check_flags(request)?;
         let changes = matches!(request.command, command::WRITE | command::TRIM | command::WRITE_ZEROES);
         if changes && self.read_only {
@@ -399,10 +518,10 @@ impl<W: Write + Send> Shared<W> {
                 if request.len > u64::from(PAYLOAD_BYTES_MAX) {
                     return Err(Error::new(Kind::Limit, format!("a read of {} bytes", request.len)));
                 }
-                return self.read(request, output, quick);
+                return self.read(request, output, way);
             }
             command::WRITE => {
-                if quick && self.pace.is_slow() {
+                if matches!(way, Way::Quickly(_)) && self.pace.is_slow() {
                     return Ok(Answered::WouldWait);
                 }
                 self.pace.timed(request.len, || self.device.write_at(payload, request.offset))?;
@@ -458,7 +577,11 @@ impl<W: Write + Send> Shared<W> {
     }
 
     /// One walk over the runs of the range: data that lies side by side is one chunk, zeroes are told where they can be.
-    fn read(&self, request: &Request, output: &mut Output, quick: bool) -> Result<Answered> {
+    fn read(&self, request: &Request, output: &mut Output, way: Way<'_, '_>) -> Result<Answered> {
+        let (quick, mut files) = match way {
+            Way::Slowly => (false, None),
+            Way::Quickly(files) => (true, files),
+        };
         let end = request.offset.saturating_add(request.len);
         let holes = self.dialect.structured && request.flags & flag::DF == 0;
         if request.len == 0 {
@@ -479,9 +602,25 @@ impl<W: Write + Send> Shared<W> {
                 reply::hole(output, self.dialect, request, at, len as u32, last);
             } else {
                 data.get_or_insert_with(|| reply::open_data(output, self.dialect, request, at));
-                let room = output.room(len as usize);
-                if !self.pace.read(&self.device, extent, room, at, quick)? {
-                    return Ok(Answered::WouldWait);
+                let file = match (extent.source, &mut files) {
+                    (Source::File { fd, offset }, Some(files)) => {
+                        files.fit(fd, offset, len as usize).then_some((fd, offset, files.direct.windows))
+                    }
+                    _ => None,
+                };
+                if let Some((window, start)) = file.and_then(|(fd, offset, windows)| windows.find(fd, offset, len)) {
+                    output.map(window, start, len as usize);
+                    if let Some(files) = &mut files {
+                        files.mapped = true;
+                    }
+                } else {
+                    let room = output.room(len as usize);
+                    if !self.pace.read(&self.device, extent, room, at, quick)? {
+                        return Ok(Answered::WouldWait);
+                    }
+                    if let Some((fd, offset, windows)) = file {
+                        windows.see(fd, offset, len);
+                    }
                 }
             }
             at += len;

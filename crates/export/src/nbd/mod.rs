@@ -5,6 +5,7 @@
 //! handshake   options, until both sides agree on an export and on a dialect
 //! reply       answers, in each of the three dialects: simple, structured, extended headers
 //! connection  requests: all that are there are answered in one write
+//! window      parts of files from which answers are sent without being copied first
 //! line        a client's socket, its time to agree, and TLS over it
 //! server      listening, counting connections, ending
 //! ```
@@ -21,6 +22,7 @@ mod handshake;
 mod line;
 mod reply;
 mod server;
+mod window;
 mod wire;
 
 #[cfg(test)]

@@ -13,9 +13,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::connection::Connection;
+use super::connection::{Connection, Direct};
 use super::handshake::{Agreed, Dialect, Offer, greet, haggle};
 use super::line::{Both, Line, Secure, Socket};
+use super::window::Windows;
 use super::{CONNECTIONS_MAX, Export};
 use crate::socket::{self, Name};
 
@@ -91,6 +92,7 @@ pub struct Server {
     listener: Listener,
     security: Option<Security>,
     exports: Arc<[Export]>,
+    windows: Windows,
     /// The ends of live connections, to hang up on them.
     live: Mutex<Vec<(usize, OwnedFd)>>,
 }
@@ -135,7 +137,7 @@ impl Server {
             Listener::Tcp(listener) => listener.set_nonblocking(true),
         }
         .context(|| "listening")?;
-        Ok(Self { listener, security, exports: exports.into(), live: Mutex::default() })
+        Ok(Self { listener, security, exports: exports.into(), windows: Windows::default(), live: Mutex::default() })
     }
 
     /// The path of the unix socket, absolute.
@@ -323,7 +325,8 @@ impl Server {
             Agreed::Nothing => Ok(()),
             Agreed::Export(index, dialect) => {
                 line.take_time().context(what)?;
-                self.requests(index, dialect, &line, &line)
+                let direct = Direct { socket: line.as_fd(), windows: &self.windows };
+                self.requests(index, dialect, &line, &line, Some(direct))
             }
             Agreed::Tls => {
                 let Some(security) = &self.security else { return Ok(()) };
@@ -334,7 +337,7 @@ impl Server {
                     Agreed::Nothing | Agreed::Tls => Ok(()),
                     Agreed::Export(index, dialect) => {
                         line.take_time().context(what)?;
-                        self.requests(index, dialect, input, &secure)
+                        self.requests(index, dialect, input, &secure, None)
                     }
                 };
                 secure.close();
@@ -345,9 +348,16 @@ impl Server {
         served
     }
 
-    fn requests(&self, index: usize, dialect: Dialect, input: impl Read, output: impl Write + Send) -> Result<()> {
+    fn requests(
+        &self,
+        index: usize,
+        dialect: Dialect,
+        input: impl Read,
+        output: impl Write + Send,
+        direct: Option<Direct<'_>>,
+    ) -> Result<()> {
         let Some(export) = self.exports.get(index) else { return Ok(()) };
-        Connection::new(input, output, export, dialect).serve()
+        Connection::new(input, output, export, dialect, direct).serve()
     }
 }
 
@@ -381,7 +391,7 @@ pub fn serve_one(mut input: impl Read, output: impl Write + Send, exports: &[Exp
     let Agreed::Export(index, dialect) = haggle(&mut both, exports, Offer::Plain, zeroes)? else { return Ok(()) };
     let Some(export) = exports.get(index) else { return Ok(()) };
     let output = both.1;
-    let served = Connection::new(input, output, export, dialect).serve();
+    let served = Connection::new(input, output, export, dialect, None).serve();
     let flushed = if export.device.limits().read_only { Ok(()) } else { export.device.flush() };
     served.and(flushed)
 }
