@@ -158,6 +158,46 @@ fn bytes_of_a_file_come_straight_and_right() {
 }
 
 #[test]
+fn large_reads_that_two_threads_do_are_answered_in_order() {
+    let scratch = rig::Scratch::new("vhost-large");
+    let device = Arc::new(FileBacking::create(scratch.join("disk.img"), 4 << 20).unwrap());
+    let bytes: Vec<u8> = (0..1_u32 << 20).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    device.write_at(&bytes, 0).unwrap();
+    let mut served = Served::new(device);
+    let mut driver = Driver::connect(&served.socket, 2);
+    let mut state = 7_u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    for round in 0..60 {
+        // Among them such that a worker does alone, such that nobody can, and small ones.
+        let some: Vec<Request> = (0..1 + random() % 40)
+            .map(|_| match random() % 8 {
+                0 => Request { kind: FLUSH, sector: 0, len: 0 },
+                1 => Request { kind: READ, sector: (4 << 11) - 100, len: DATA_BYTES },
+                2 => Request { kind: READ, sector: random() % 8000, len: 4096 },
+                _ => Request { kind: READ, sector: random() % 7900, len: DATA_BYTES >> (random() % 2) },
+            })
+            .collect();
+        let queue = round % 2;
+        let answers = ask(&mut driver, queue, &some);
+        for (slot, (answer, request)) in answers.iter().zip(&some).enumerate() {
+            let is_outside = request.sector * 512 + u64::from(request.len) > 4 << 20;
+            assert_eq!((usize::from(answer.slot), answer.status), (slot, u8::from(is_outside)));
+            if request.kind == READ && !is_outside {
+                let mut read = vec![0; request.len as usize];
+                driver.memory().read_slice(&mut read, Driver::data(queue, answer.slot)).unwrap();
+                let at = request.sector as usize * 512;
+                assert!(read == bytes[at..at + read.len()], "{request:?} in round {round}");
+            }
+        }
+    }
+    drop(driver);
+    served.end();
+}
+
+#[test]
 fn a_failure_of_the_disk_is_the_guests_and_is_told() {
     let device = Fault::at(Memory::new(SIZE).unwrap(), 1).only(Operation::Extent);
     let mut served = Served::new(Arc::new(device));

@@ -1,6 +1,6 @@
 //! What the device is, and its threads: a queue is emptied, batch by batch.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 use super::lane::{Lane, Taken};
-use super::request::{Disk, RANGES_MAX, Request, kind};
-use super::{QUEUE_SIZE_MAX, QUEUES_MAX, SECTOR_BYTES, SharedMemory, Vring};
+use super::request::{Disk, Parsed, RANGES_MAX, Request, kind};
+use super::{Memory, QUEUE_SIZE_MAX, QUEUES_MAX, SECTOR_BYTES, SharedMemory, Vring};
 use crate::workers::Workers;
 use crate::{counters, locked};
 
@@ -27,6 +27,10 @@ const ANSWER_BYTES: u64 = 512 << 10;
 /// Requests after which they are, where at least half as many are left: one notification then costs little a request,
 /// and the guest is awake by the time the others are done.
 const ANSWERS: usize = 16;
+/// Bytes of a read that may be another processor's: copying them takes longer than waking who does it.
+const LARGE_BYTES: u64 = 64 << 10;
+/// So many such reads, and a worker does half of them.
+const LARGE_READS: usize = 4;
 /// How long a queue is looked at again before its thread sleeps: about what waking it costs.
 const PATIENCE: Duration = Duration::from_micros(30);
 /// Segments of data of one request that a guest is told of.
@@ -78,9 +82,15 @@ pub struct Device {
     flushes: Arc<AtomicBool>,
     reports: Arc<AtomicU64>,
     report: Report,
+    /// Threads that empty queues at this moment, and processors.
+    awake: AtomicUsize,
+    processors: usize,
     /// Nothing is taken from queues any more.
     closing: AtomicBool,
 }
+
+/// A request of a lane, by its number there.
+type Numbered = (u64, Request);
 
 impl Device {
     pub fn new(disk: Arc<Disk>, workers: Arc<Workers>, memory: SharedMemory, report: Report) -> Self {
@@ -93,6 +103,8 @@ impl Device {
             flushes: Arc::new(AtomicBool::new(false)),
             reports: Arc::new(AtomicU64::new(0)),
             report,
+            awake: AtomicUsize::new(0),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
             closing: AtomicBool::new(false),
         }
     }
@@ -169,28 +181,26 @@ impl Device {
         if count == 0 {
             return 0;
         }
+        let large = batch.requests.iter().take(count).filter(|request| request.takes() >= LARGE_BYTES).count();
+        if large >= LARGE_READS && self.awake.load(Ordering::Relaxed) < self.processors {
+            self.share(batch, count, lane, vring, &memory);
+            return count;
+        }
         let report = self.reporter();
         batch.begun = Some(Instant::now());
         let (mut first, mut bytes) = (0, 0);
         for at in 0..count {
             let Some(request) = batch.requests.get(at) else { break };
             let parsed = request.parse(&memory);
-            let done = match parsed {
-                // Neither a head nor a status: it is given back as it is.
-                None => Some(0),
-                // Its answer means that it is safe.
-                Some(parsed) if parsed.kind == kind::OUT && !self.flushes.load(Ordering::Relaxed) => None,
-                Some(parsed) => {
-                    // Alone, it may wait right here: nobody is held up.
-                    let alone = count == 1 && matches!(parsed.kind, kind::IN | kind::OUT) && !lane.is_waited_for();
-                    let buffer = &mut batch.buffer;
-                    let quick = request.perform(&parsed, &self.disk, &memory, buffer, true, &report);
-                    match quick {
-                        None if alone => request.perform(&parsed, &self.disk, &memory, buffer, false, &report),
-                        other => other,
-                    }
-                }
-            };
+            let mut done = self.quickly(request, parsed.as_ref(), &memory, &mut batch.buffer, &report);
+            if let (None, Some(parsed)) = (done, &parsed)
+                && count == 1
+                && (parsed.kind == kind::IN || parsed.kind == kind::OUT && self.flushes.load(Ordering::Relaxed))
+                && !lane.is_waited_for()
+            {
+                // Alone, it may wait right here: nobody is held up.
+                done = request.perform(parsed, &self.disk, &memory, &mut batch.buffer, false, &report);
+            }
             match (done, parsed) {
                 (None, _) => batch.slow.push(at),
                 (Some(_), Some(parsed)) => batch.counted.add(parsed.operation()),
@@ -207,6 +217,55 @@ impl Device {
         count
     }
 
+    /// Does what need not wait: bytes that were written to the guest's memory.
+    fn quickly(
+        &self,
+        request: &Request,
+        parsed: Option<&Parsed>,
+        memory: &Memory,
+        buffer: &mut Vec<u8>,
+        report: &dyn Fn(Error),
+    ) -> Option<u32> {
+        match parsed {
+            // Neither a head nor a status: it is given back as it is.
+            None => Some(0),
+            // Its answer means that it is safe.
+            Some(parsed) if parsed.kind == kind::OUT && !self.flushes.load(Ordering::Relaxed) => None,
+            Some(parsed) => request.perform(parsed, &self.disk, memory, buffer, true, report),
+        }
+    }
+
+    /// Does what was taken, together with a worker: every other one of the large reads is the worker's.
+    fn share(&self, batch: &mut Batch, count: usize, lane: &Lane, vring: &Vring, memory: &Memory) {
+        let begun = Instant::now();
+        batch.taken.extend(batch.requests.iter().take(count).map(|request| Taken { head: request.head, done: None }));
+        let number = lane.append(&batch.taken, vring);
+        batch.taken.clear();
+        let (mut ours, mut theirs, mut is_ours) = (Vec::with_capacity(count), Vec::with_capacity(count / 2), false);
+        for (at, request) in batch.requests.iter_mut().enumerate().take(count) {
+            is_ours = request.takes() < LARGE_BYTES || !is_ours;
+            match is_ours {
+                true => ours.push(at),
+                false => theirs.push((number + at as u64, std::mem::take(request))),
+            }
+        }
+        self.give(theirs, lane, vring, true);
+        let report = self.reporter();
+        for at in ours {
+            let Some(request) = batch.requests.get_mut(at) else { continue };
+            let (number, parsed) = (number + at as u64, request.parse(memory));
+            match self.quickly(request, parsed.as_ref(), memory, &mut batch.buffer, &report) {
+                Some(done) => {
+                    if let Some(parsed) = parsed {
+                        self.disk.counters.add(parsed.operation(), begun.elapsed());
+                    }
+                    lane.finish(number, done, vring);
+                }
+                None => self.give(vec![(number, std::mem::take(request))], lane, vring, false),
+            }
+        }
+    }
+
     /// Answers what is done of the requests from `first` on, and hands over the others.
     fn pass_on(&self, batch: &mut Batch, first: usize, lane: &Lane, vring: &Vring) {
         let number = lane.append(&batch.taken, vring);
@@ -215,16 +274,25 @@ impl Device {
         self.disk.counters.add_all(&std::mem::take(&mut batch.counted), took);
         for at in batch.slow.drain(..) {
             let Some(request) = batch.requests.get_mut(at).map(std::mem::take) else { continue };
-            let number = number + (at - first) as u64;
-            let (disk, memory, lanes) = (Arc::clone(&self.disk), self.memory.clone(), Arc::clone(&self.lanes));
-            let Some(index) = self.lanes.iter().position(|other| std::ptr::eq(other, lane)) else { continue };
-            let (vring, report, flushes) = (vring.clone(), self.reporter(), Arc::clone(&self.flushes));
-            let begun = Instant::now();
-            self.workers.give(Box::new(move |buffer| {
-                let memory = memory.memory();
+            self.give(vec![(number + (at - first) as u64, request)], lane, vring, false);
+        }
+    }
+
+    /// Has a worker do and answer requests, one after the other; `may_be_quick` when they may be in the page cache.
+    fn give(&self, requests: Vec<Numbered>, lane: &Lane, vring: &Vring, may_be_quick: bool) {
+        let (disk, memory, lanes) = (Arc::clone(&self.disk), self.memory.clone(), Arc::clone(&self.lanes));
+        let Some(index) = self.lanes.iter().position(|other| std::ptr::eq(other, lane)) else { return };
+        let (vring, report, flushes) = (vring.clone(), self.reporter(), Arc::clone(&self.flushes));
+        let begun = Instant::now();
+        self.workers.give(Box::new(move |buffer| {
+            let memory = memory.memory();
+            for (number, request) in requests {
                 let parsed = request.parse(&memory);
                 let done = parsed.and_then(|parsed| {
-                    let written = request.perform(&parsed, &disk, &memory, buffer, false, &report)?;
+                    let mut perform = |quick| request.perform(&parsed, &disk, &memory, buffer, quick, &report);
+                    let is_read = parsed.kind == kind::IN;
+                    let quick = if may_be_quick && is_read { perform(true) } else { None };
+                    let written = quick.or_else(|| perform(false))?;
                     let durable = parsed.kind != kind::OUT || flushes.load(Ordering::Relaxed);
                     match durable || disk.device.flush().map_err(&report).is_ok() {
                         true => Some(written),
@@ -237,14 +305,15 @@ impl Device {
                 if let Some(lane) = lanes.get(index) {
                     lane.finish(number, done.unwrap_or_default(), &vring);
                 }
-            }));
-        }
+            }
+        }));
     }
 
     /// Empties the queues of a thread until they stay empty for a while.
     fn empty(&self, vrings: &[Vring], thread: usize) {
         let Some(batch) = self.batches.get(thread) else { return };
         let mut batch = locked(batch);
+        self.awake.fetch_add(1, Ordering::Relaxed);
         let lanes = || vrings.iter().zip(self.lanes.iter().skip(thread).step_by(THREADS));
         for (vring, lane) in lanes() {
             lane.begin();
@@ -275,6 +344,7 @@ impl Device {
                 break;
             }
         }
+        self.awake.fetch_sub(1, Ordering::Relaxed);
         lanes().for_each(|(_, lane)| lane.rest());
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! **Batches.** A thread takes all requests that a queue holds, does what is in the page cache itself, hands over what
 //! would wait for the disk, and tells the guest once. Then it looks again for a few microseconds before it sleeps, so
-//! that a busy guest need not wake it.
+//! that a busy guest need not wake it. Of a long batch the first half is answered while the second is done; of several
+//! large reads, which are nothing but copying, a worker does every other one where a processor is free for it.
 //!
 //! **In order.** Answers are given in the order of the requests. So what the guest has been answered is the beginning
 //! of what it has asked for, and a hypervisor whose loopbox was killed knows where the next one has to go on: with the

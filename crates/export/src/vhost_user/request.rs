@@ -194,6 +194,11 @@ impl Request {
         total(&self.readable) + total(&self.writable)
     }
 
+    /// Bytes that it has room for: a read takes as many.
+    pub fn takes(&self) -> u64 {
+        total(&self.writable)
+    }
+
     /// Does it and answers it: bytes that were written to the guest's memory. When `quick`, only if that does not wait
     /// for the disk: `None` otherwise. A failure is told to `report`.
     pub fn perform(
