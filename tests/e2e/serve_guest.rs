@@ -1,7 +1,7 @@
 //! `loopbox serve --vhost-user` and a guest of QEMU, whose kernel has the disk as /dev/vda.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -111,6 +111,39 @@ fn a_guest_mounts_writes_discards_and_reads_back() {
         let map = run_command(session.command("qemu-img").args(["map", "--output=json", "-f", "raw"]).arg(&raw));
         assert!(map.contains("\"data\": false"), "{format}: {map}");
     }
+}
+
+#[test]
+fn a_guest_boots_from_it_and_zeroes_what_it_is_told_to() {
+    requires_guest!();
+    requires!("syslinux", "mcopy", "mkfs.fat", "blkdiscard");
+    let session = Session::new(User::Ordinary, "vhost-boot");
+    let disk = session.join("disk.img");
+    let guest = guest(&session, 2).module("vfat").module("nls_cp437").module("nls_ascii").program("blkdiscard");
+    // Behind the file system: 3 MiB, of which the guest zeroes the first and discards the second.
+    let script = "set -e
+        echo booted; ls /sys/block | grep vd; cat /sys/block/vda/queue/write_zeroes_max_bytes
+        mount -t vfat /dev/vda /mnt; ls /mnt | tr A-Z a-z; echo hello > /mnt/ANSWER; umount /mnt
+        blkdiscard --zeroout --offset 64MiB --length 1MiB /dev/vda
+        blkdiscard --offset 65MiB --length 1MiB /dev/vda
+        blockdev --flushbufs /dev/vda";
+    guest.make_boot_disk(&disk, script);
+    std::fs::set_permissions(&disk, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).read(true).open(&disk).unwrap();
+    file.write_all_at(&vec![0xa5; 3 << 20], 64 * MIB).unwrap();
+    let server = Server::start(&session, &["disk.img"]);
+    let done = guest.run_from_disk();
+    assert_eq!(done.status, 0, "{done}");
+    let lines: Vec<&str> = done.output.lines().collect();
+    assert_eq!(lines[..3], ["booted", "vda", "1073741824"], "{done}");
+    assert!(lines.contains(&"vmlinuz") && lines.contains(&"initramfs"), "{done}");
+    assert_eq!(server.end(), "");
+    let answer = run_command(std::process::Command::new("mtype").arg("-i").arg(&disk).arg("::ANSWER"));
+    assert_eq!(answer, "hello\n");
+    let mut bytes = vec![1; 3 << 20];
+    file.read_exact_at(&mut bytes, 64 * MIB).unwrap();
+    assert!(bytes[..2 << 20].iter().all(|byte| *byte == 0));
+    assert!(bytes[2 << 20..].iter().all(|byte| *byte == 0xa5));
 }
 
 #[test]

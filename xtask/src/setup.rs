@@ -77,6 +77,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sox", "sound played and recorded"),
     ("squashfs-tools", "mksquashfs"),
     ("squashfuse", "squashfs images as others mount them"),
+    ("syslinux", "a disk that a guest boots from"),
     ("systemd-container", "systemd-nspawn"),
     ("tabix", "bgzip: gzip files of many members"),
     ("tshark", "captures as others read them"),

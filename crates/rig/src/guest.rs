@@ -37,6 +37,9 @@ pub mod tree;
 use initramfs::Initramfs;
 pub use kernel::Kernel;
 
+/// The kernel's command line.
+const APPEND: &str = "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check random.trust_cpu=on";
+
 /// Programs without which there is no guest.
 pub const PROGRAMS: &[&str] = &["qemu-system-x86_64", "busybox", "dash", "apt-get", "dpkg-deb", "depmod", "xz", "ldd"];
 
@@ -202,18 +205,43 @@ impl Guest {
     ///
     /// # Panics
     /// When the guest does not come up, or takes longer than its patience; with what its kernel said.
-    pub fn run(mut self, script: &str) -> Done {
+    pub fn run(self, script: &str) -> Done {
         let kernel = Kernel::get().unwrap();
-        if self.disks > 0 {
-            self = self.module("virtio_blk");
-        }
-        // The bus of all virtio devices, whichever words of QEMU's brought them.
-        self.modules.insert(0, "virtio_pci".to_owned());
         let scratch = crate::Scratch::new("guest");
         let initramfs = scratch.join("initramfs");
         std::fs::write(&initramfs, self.initramfs(&kernel, script)).unwrap();
+        let kernel = [OsStr::new("-kernel"), kernel.image.as_os_str(), OsStr::new("-initrd"), initramfs.as_os_str()];
+        self.argument(kernel).argument(["-append", APPEND]).run_from_disk()
+    }
+
+    /// Makes a disk of which [`Guest::run_from_disk`] boots: a FAT of 64 MiB with a boot loader, the kernel, and what it
+    /// runs, which is `script`. Takes mkfs.fat, mcopy and syslinux.
+    ///
+    /// # Panics
+    /// When one of them fails.
+    pub fn make_boot_disk(&self, image: &Path, script: &str) {
+        let kernel = Kernel::get().unwrap();
+        let scratch = crate::Scratch::new("boot-disk");
+        let (initramfs, configuration) = (scratch.join("initramfs"), scratch.join("syslinux.cfg"));
+        std::fs::write(&initramfs, self.initramfs(&kernel, script)).unwrap();
+        let lines = format!("DEFAULT linux\nLABEL linux\nKERNEL vmlinuz\nAPPEND initrd=initramfs {APPEND}\n");
+        std::fs::write(&configuration, lines).unwrap();
+        crate::run_command(Command::new("truncate").arg("--size=64M").arg(image));
+        crate::run_command(Command::new("mkfs.fat").args(["-F", "16"]).arg(image));
+        for (from, to) in [(&kernel.image, "vmlinuz"), (&initramfs, "initramfs"), (&configuration, "syslinux.cfg")] {
+            crate::run_command(Command::new("mcopy").arg("-i").arg(image).arg(from).arg(format!("::{to}")));
+        }
+        crate::run_command(Command::new("syslinux").arg("--install").arg(image));
+    }
+
+    /// Boots from the disk that the firmware finds first, and lets it power off.
+    ///
+    /// # Panics
+    /// As [`Guest::run`].
+    pub fn run_from_disk(self) -> Done {
+        let scratch = crate::Scratch::new("guest");
         let console = scratch.join("console");
-        let mut command = self.command(&kernel, &initramfs, &console);
+        let mut command = self.command(&console);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut from = child.stdout.take().unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -247,7 +275,11 @@ impl Guest {
         for (from, to) in &self.files {
             tree.copy(from, to);
         }
-        let modules = kernel.modules(&self.modules);
+        // First the bus of all virtio devices, whichever words of QEMU's brought them.
+        let mut modules = vec!["virtio_pci".to_owned()];
+        modules.extend_from_slice(&self.modules);
+        modules.extend((self.disks > 0).then(|| "virtio_blk".to_owned()));
+        let modules = kernel.modules(&modules);
         for (name, bytes) in &modules {
             tree.file(&format!("/lib/modules/{name}"), 0o644, bytes);
         }
@@ -257,15 +289,13 @@ impl Guest {
         tree.finish()
     }
 
-    fn command(&self, kernel: &Kernel, initramfs: &Path, console: &Path) -> Command {
+    fn command(&self, console: &Path) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-M", "q35", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-display", "none", "-smp", &self.processors.to_string()]);
         command.args(["-m", &format!("{}M", self.memory_mib)]);
         // On one thread: a kernel that patches its code while another processor runs it may stumble over it otherwise.
         command.args(["-accel", "tcg,thread=single"]);
-        command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
-        command.args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check random.trust_cpu=on"]);
         let mut serial = OsString::from("file:");
         serial.push(console);
         command.arg("-serial").arg(serial).args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
