@@ -7,16 +7,19 @@ use block::{Error, Kind, ReadAt as _, ResultExt as _};
 use format::luks::{self, Hash};
 use format::probe::Format;
 use format::qcow2::{self, Compression};
+use format::sequential::{Image, New, Style};
 use format::spec::{Spec, Step, size_bytes};
 
 use super::key::{Derivation, random};
 use super::{Result, Status};
+use crate::inside::now;
+use crate::part::{Existing, Part};
 use crate::stack::{Access, Stack};
 use crate::{passphrase, print};
 
 mod filled;
 
-/// Make a new image, empty and sparse: raw, or qcow2 when its name ends so; with --luks2 an encrypted one; with --fs one
+/// Make a new image, empty and sparse: raw, or qcow2, VHD, VHDX, VMDK or VDI when its name ends so; with --luks2 an encrypted one; with --fs one
 /// with a file system, and --from with files in it.
 ///
 /// The same files and options give the same image, byte for byte: entries are sorted, what needs a time takes the latest
@@ -61,9 +64,13 @@ pub struct Args {
 /// What a new image is like.
 #[derive(Debug, clap::Args)]
 pub struct Like {
-    /// Its format: raw or qcow2; without this, as its name ends.
+    /// Its format: raw, qcow2, vhd (vpc), vhdx, vmdk or vdi; without this, as its name ends.
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
+
+    /// Which kind of it: dynamic or fixed (VHD), monolithicSparse or streamOptimized (VMDK); the first without this.
+    #[arg(long, value_name = "NAME")]
+    subformat: Option<String>,
 
     /// Bytes of a cluster (qcow2): 64K unless said otherwise.
     #[arg(long, value_name = "BYTES")]
@@ -88,9 +95,8 @@ impl Like {
             None => "raw",
         };
         match format::image::format_of(word) {
-            Some(format @ (Format::Raw | Format::Qcow2)) => Ok(format),
-            Some(_) => Err(Error::new(Kind::Unsupported, format!("images of the format {word} are not made yet"))),
-            None => Err(Error::new(Kind::Invalid, format!("format \"{word}\": raw or qcow2"))),
+            Some(format) => Style::of(format, self.subformat.as_deref()).map(|_| format),
+            None => Err(Error::new(Kind::Invalid, format!("format \"{word}\": raw, qcow2, vhd, vhdx, vmdk or vdi"))),
         }
     }
 
@@ -114,15 +120,48 @@ impl Like {
         Ok(what)
     }
 
-    /// That nothing was asked for that a raw image has not.
+    /// That nothing was asked for that only a qcow2 has.
     ///
     /// # Errors
     /// [`Kind::Invalid`].
-    pub fn refuse_for_raw(&self) -> block::Result<()> {
-        match self.cluster.is_some() || self.compression.is_some() {
-            true => Err(Error::new(Kind::Invalid, "--cluster and --compression are for qcow2: say --format qcow2")),
-            false => Ok(()),
+    pub fn refuse_for(&self, format: Format) -> block::Result<()> {
+        let asked = self.cluster.is_some() || self.compression.is_some();
+        if format != Format::Qcow2 && asked {
+            return Err(Error::new(Kind::Invalid, "--cluster and --compression are for qcow2: say --format qcow2"));
         }
+        Ok(())
+    }
+
+    /// The format that was asked for, and what it has of its own.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`]; [`Kind::Invalid`].
+    pub fn style(&self, file: &Path, compress: bool) -> block::Result<Style> {
+        let format = self.format(file)?;
+        self.refuse_for(format)?;
+        if format == Format::Qcow2 {
+            return Ok(Style::Qcow2 { create: self.qcow2(0)?, compress });
+        }
+        if compress {
+            let context = match format {
+                Format::Vmdk => "a VMDK is compressed as --subformat streamOptimized".to_owned(),
+                other => format!("a {} cannot be compressed: say --format qcow2", other.name()),
+            };
+            return Err(Error::new(Kind::Invalid, context));
+        }
+        Style::of(format, self.subformat.as_deref())
+    }
+
+    /// A new image of `size` bytes, for the file of this name.
+    ///
+    /// # Errors
+    /// That there are no random numbers.
+    pub fn new_image(&self, file: &Path, style: Style, size: u64) -> block::Result<New> {
+        let mut id = [0; 16];
+        random(&mut id)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let seconds = u64::try_from(now().seconds).unwrap_or_default();
+        Ok(New { size, style, id: u128::from_le_bytes(id), seconds, name })
     }
 }
 
@@ -178,11 +217,23 @@ pub fn run(args: &Args) -> Result {
         })?;
         return Ok(Status::Done);
     }
-    args.like.refuse_for_raw()?;
+    args.like.refuse_for(format)?;
     if args.backing.is_some() {
-        return Err(Error::new(Kind::Invalid, "a raw image lies on top of nothing: say --format qcow2").into());
+        let context = format!("a {} lies on top of nothing: say --format qcow2", format.name());
+        return Err(Error::new(Kind::Invalid, context).into());
     }
     let size = size(args.size)?;
+    if format != Format::Raw {
+        if args.luks2 {
+            let context = format!("LUKS inside of {}: encrypt a raw image", format.name());
+            return Err(Error::new(Kind::Unsupported, context).into());
+        }
+        let part = Part::new(&args.image, Existing::Refuse)?;
+        let style = args.like.style(&args.image, false)?;
+        Image::begin(&part, &args.like.new_image(&args.image, style, size)?)?.finish()?;
+        part.finish()?;
+        return Ok(Status::Done);
+    }
     if args.luks2 {
         return encrypted(args, size);
     }

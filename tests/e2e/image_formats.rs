@@ -87,6 +87,60 @@ fn what_an_image_names_is_opened_only_when_the_user_says_so() {
 }
 
 #[test]
+fn every_format_becomes_every_other() {
+    requires!("qemu-img", "qemu-io", "mkfs.ext4", "sfdisk");
+    let session = Session::new(User::Ordinary, "formats");
+    disk(&session);
+    let kinds = [
+        ("raw", "img", None),
+        ("qcow2", "qcow2", None),
+        ("vpc", "vhd", None),
+        ("vpc", "fixed.vhd", Some("fixed")),
+        ("vhdx", "vhdx", None),
+        ("vmdk", "vmdk", None),
+        ("vmdk", "stream.vmdk", Some("streamOptimized")),
+        ("vdi", "vdi", None),
+    ];
+    let mut from = session.word("disk.raw");
+    // Each from the one before, and the first from the last.
+    for (qemu, ending, subformat) in kinds.iter().chain(&kinds[..1]) {
+        let to = session.word(&format!("copy.{ending}"));
+        let subformat: Vec<&str> = subformat.iter().flat_map(|word| ["--subformat", *word]).collect();
+        session.done([&["convert", "--force", from.as_str(), to.as_str()], &subformat[..]].concat());
+        session.shell(&format!("qemu-img compare -q -f {qemu} -F raw copy.{ending} disk.raw"));
+        assert_eq!(session.done(["cat", &format!("{to}:/greeting")]), "hello\n");
+        if *qemu != "raw" {
+            let new = session.word(&format!("new.{ending}"));
+            session.done([&["create", new.as_str(), "--size", "100M"], &subformat[..]].concat());
+            session.shell(&format!(
+                "qemu-img info -f {qemu} new.{ending} | grep -F '(104857600 bytes)'; \
+                 qemu-io -f {qemu} -r -c 'read -P 0 0 100M' new.{ending}"
+            ));
+            // What others make of it is read: not of the kind that takes no writes.
+            if *ending != "stream.vmdk" {
+                session.shell(&format!("qemu-io -f {qemu} -c 'write -P 7 99M 1M' new.{ending}"));
+                let word = format!("{new},offset=99M,sizelimit=1M");
+                session.done(["convert", "--force", "--fsync", &word, &session.word("part.raw")]);
+                session.shell("tr -d '\\007' <part.raw | cmp - /dev/null && test $(stat -c %s part.raw) = 1048576");
+            }
+        }
+        from = to;
+    }
+    assert!(session.join("copy.vdi").metadata().unwrap().len() < 16 << 20);
+    // Refused in words, and nothing is left.
+    let file = |name: &str| session.word(name);
+    let said = session.fails(["create", &file("large.vhd"), "--size", "3T"]);
+    assert!(said.contains("2040") || said.contains("2190433320960"), "{said}");
+    let said = session.fails(["convert", &from, &file("x.vhd"), "--subformat", "sparse"]);
+    assert!(said.contains("dynamic or fixed"), "{said}");
+    let said = session.fails(["convert", &from, &file("x.vmdk"), "--compress"]);
+    assert!(said.contains("streamOptimized"), "{said}");
+    let said = session.fails(["convert", &from, &file("x.parallels")]);
+    assert!(said.contains("not made"), "{said}");
+    session.shell("test -z \"$(ls -A | grep -e '^x' -e large -e '^\\.')\"");
+}
+
+#[test]
 fn images_are_created_converted_and_checked() {
     requires!("qemu-img", "qemu-io", "mkfs.ext4", "sfdisk");
     let session = Session::new(User::Ordinary, "convert");

@@ -22,9 +22,11 @@ mod device;
 mod error;
 pub mod layer;
 mod poison;
+mod sequential;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use device::{BlockDevice, Extent, Limits, ReadAt, Source, Storage, Zero, check_range};
 pub use error::{Error, Kind, Result, ResultExt};
 pub use poison::Poison;
+pub use sequential::Sequential;

@@ -12,6 +12,7 @@ pub mod parallels;
 pub mod partition;
 pub mod probe;
 pub mod qcow2;
+pub mod sequential;
 pub mod spec;
 pub mod vdi;
 pub mod vhd;

@@ -8,6 +8,8 @@
 //! table: a number a block; 0xffffffff: none, 0xfffffffe: zeroes
 //! ```
 
+pub(crate) mod create;
+
 use std::sync::Arc;
 
 use block::bytes::{le_u32, le_u64, read_up_to};

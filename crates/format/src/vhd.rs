@@ -7,6 +7,8 @@
 //! table: the sector of a block's bitmap; 0xffffffff: none
 //! ```
 
+pub(crate) mod create;
+
 use std::sync::Arc;
 
 use block::bytes::{be_u32, be_u64, has, read_up_to, read_vec};

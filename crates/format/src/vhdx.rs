@@ -9,6 +9,7 @@
 //! BAT entry: bits 0 to 2 the state, 20 to 63 the offset in MiB; after each `chunk ratio` of blocks one of a bitmap
 //! ```
 
+pub(crate) mod create;
 mod log;
 
 use std::sync::Arc;

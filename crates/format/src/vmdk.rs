@@ -10,6 +10,8 @@
 //! stream-optimised: the directory is named by a footer, and a grain is: its number 8, bytes 4, a zlib stream
 //! ```
 
+pub(crate) mod create;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -21,7 +21,7 @@ use super::super::key::random;
 use super::super::{Result, Status};
 use super::Args;
 use crate::inside::{Inside, now};
-use crate::part::Part;
+use crate::part::{Existing, Part};
 use crate::progress::ShownMade;
 
 /// What is in a new image.
@@ -101,10 +101,15 @@ pub fn run(args: &Args, format: Format) -> Result {
             "--fs with --luks2 or --backing: make the image first, and the file system in it once it is attached";
         return Err(Error::new(Kind::Unsupported, text).into());
     }
-    if format == Format::Raw {
-        args.like.refuse_for_raw()?;
+    match format {
+        Format::Raw => args.like.refuse_for(Format::Raw)?,
+        Format::Qcow2 => {}
+        other => {
+            let text = format!("a file system in a new {}: make it raw or qcow2, and convert that", other.name());
+            return Err(Error::new(Kind::Unsupported, text).into());
+        }
     }
-    let part = Part::new(&args.image)?;
+    let part = Part::new(&args.image, Existing::Refuse)?;
     let epoch = source_date_epoch()?;
     let (source, start) = source(filled.from.as_ref())?;
     let options = tree::Options { time_max: epoch, owner: filled.owner };

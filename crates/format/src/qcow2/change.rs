@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use block::{BlockDevice as _, Error, Kind, Result, Zero};
+use block::{Error, Kind, Result, Zero};
 
 use super::table::{Entry, Place, Table};
-use super::{Corrupt, Qcow2, STRIPE_CLUSTERS, STRIPES, compress, locked};
+use super::{Corrupt, Qcow2, STRIPE_CLUSTERS, STRIPES, locked};
 
 /// Clusters that are written in part are put together in memory up to this many bytes, and written as one.
 const MERGE_MAX: u64 = 256 << 10;
@@ -382,36 +382,5 @@ impl Qcow2 {
             };
         }
         Ok(())
-    }
-
-    /// Writes a whole cluster (the last one of the disk filled up with zeroes) packed, where nothing is yet; as it is
-    /// where it does not get smaller. For who makes an image: `cluster` is packed before any lock is taken.
-    ///
-    /// # Errors
-    /// [`Kind::Exists`] where the cluster has been written to; as [`block::BlockDevice::write_at`].
-    pub fn write_compressed(&self, cluster: &[u8], offset: u64) -> Result<()> {
-        let geometry = self.geometry;
-        if cluster.len() as u64 != geometry.cluster() || geometry.within(offset) != 0 || offset >= self.size {
-            let context = format!("{} bytes at {offset} as a compressed cluster", cluster.len());
-            return Err(Error::new(Kind::OutOfRange, context));
-        }
-        self.writable(offset, 0)?;
-        let Some(packed) = compress::pack(self.header.compression, cluster) else {
-            let len = self.size.saturating_sub(offset).min(geometry.cluster());
-            return self.write_at(cluster.get(..len as usize).unwrap_or_default(), offset);
-        };
-        let _moving = self.lock(&(offset..offset.saturating_add(1)));
-        let number = geometry.index(offset);
-        let table = self.table_to_write(geometry.split(number).0)?;
-        if table.get(geometry.split(number).1) != Entry::default() {
-            return Err(Error::new(Kind::Exists, format!("a cluster at {offset}")));
-        }
-        let host = locked(&self.counts).allocate_bytes(&*self.storage, packed.len() as u64)?;
-        // To the end of the sector: what is counted is read.
-        let end = host.saturating_add(packed.len() as u64);
-        self.storage.write_at(&packed, host)?;
-        let _ = end;
-        self.set(&table, number, Entry::of_packed(geometry, host, packed.len() as u64));
-        self.store_when_full()
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn unpack(compression: Compression, packed: &[u8], cluster_bytes: usi
 }
 
 /// Packs a cluster; `None` where it does not get smaller.
-pub(super) fn pack(compression: Compression, cluster: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn pack(compression: Compression, cluster: &[u8]) -> Option<Vec<u8>> {
     match compression {
         Compression::Deflate => {
             let mut packed = vec![0; cluster.len().saturating_sub(512)];

@@ -52,30 +52,53 @@ impl Create {
     }
 }
 
+/// How large the tables of an image are.
+pub(super) struct Sizes {
+    /// Bytes of the disk, in whole sectors.
+    pub size: u64,
+    pub l1_entries: u64,
+    l1_clusters: u64,
+    /// Of a refcount table for the image when it is full.
+    table_clusters: u64,
+}
+
+impl Sizes {
+    /// # Errors
+    /// [`Kind::Invalid`]; [`Kind::Limit`] for a disk that is too large for such clusters.
+    pub(super) fn of(what: &Create) -> Result<Self> {
+        what.check()?;
+        let cluster = u64::from(what.cluster_bytes);
+        let per_table = (cluster / 8).saturating_mul(cluster);
+        let too_large = || {
+            let context = format!("a disk of {} bytes is too large for clusters of {cluster} bytes", what.size);
+            Error::new(Kind::Limit, context)
+        };
+        let size = what.size.checked_next_multiple_of(512).ok_or_else(too_large)?;
+        let l1_entries = size.div_ceil(per_table.max(1));
+        let l1_clusters = l1_entries.saturating_mul(8).div_ceil(cluster.max(1)).max(1);
+        // Counts of 16 bits for all clusters of a full image, and for the counts themselves.
+        let data = size.div_ceil(cluster.max(1)).saturating_add(l1_entries).saturating_add(l1_clusters);
+        let blocks_of_all = data.div_ceil((cluster / 2).saturating_sub(1).max(1)).saturating_add(2);
+        let table_clusters = blocks_of_all.saturating_mul(8).div_ceil(cluster.max(1)).saturating_add(1);
+        if l1_entries > L1_ENTRIES_MAX || table_clusters.saturating_mul(cluster) > REFTABLE_BYTES_MAX {
+            return Err(too_large());
+        }
+        Ok(Self { size, l1_entries, l1_clusters, table_clusters })
+    }
+}
+
 /// Makes an image in a storage, whose first cluster holds zeroes or nothing.
 ///
 /// # Errors
 /// [`Kind::Invalid`]; [`Kind::Limit`] for a disk that is too large for such clusters; [`Kind::Exists`] where something
 /// begins already; the failure of the storage.
 pub fn create(storage: &dyn Storage, what: &Create) -> Result<()> {
-    what.check()?;
+    let Sizes { size, l1_entries, l1_clusters, table_clusters } = Sizes::of(what)?;
     if block::bytes::read_up_to(&storage, 0, 512)?.iter().any(|byte| *byte != 0) {
         return Err(Error::new(Kind::Exists, "something begins already where an image is to be made"));
     }
     let cluster = u64::from(what.cluster_bytes);
-    let per_table = (cluster / 8).saturating_mul(cluster);
-    let size = what.size.next_multiple_of(512);
-    let l1_entries = size.div_ceil(per_table.max(1));
-    let l1_clusters = l1_entries.saturating_mul(8).div_ceil(cluster.max(1)).max(1);
-    // Counts of 16 bits for all clusters of a full image, and for the counts themselves.
     let per_block = cluster / 2;
-    let data = size.div_ceil(cluster.max(1)).saturating_add(l1_entries).saturating_add(l1_clusters);
-    let blocks_of_all = data.div_ceil(per_block.saturating_sub(1).max(1)).saturating_add(2);
-    let table_clusters = blocks_of_all.saturating_mul(8).div_ceil(cluster.max(1)).saturating_add(1);
-    if l1_entries > L1_ENTRIES_MAX || table_clusters.saturating_mul(cluster) > REFTABLE_BYTES_MAX {
-        let context = format!("a disk of {size} bytes is too large for clusters of {cluster} bytes");
-        return Err(Error::new(Kind::Limit, context));
-    }
     // Blocks that count what is there at first.
     let mut blocks = 1_u64;
     let used = |blocks: u64| 1_u64.saturating_add(table_clusters).saturating_add(blocks).saturating_add(l1_clusters);
@@ -94,10 +117,7 @@ pub fn create(storage: &dyn Storage, what: &Create) -> Result<()> {
         (0..blocks).flat_map(|block| offset(first_block.saturating_add(block)).to_be_bytes()).collect();
     storage.write_at(&table, cluster)?;
     storage.flush()?;
-    let header = header(what, size, l1_entries, l1_offset, table_clusters)?;
-    if header.len() as u64 > cluster {
-        return Err(Error::new(Kind::Invalid, format!("a header of {} bytes in one cluster", header.len())));
-    }
+    let header = header(what, size, l1_entries, l1_offset, (cluster, table_clusters))?;
     // The header last: without it there is no image, with it all is there.
     storage.write_at(&header, 0)?;
     storage.flush()?;
@@ -105,7 +125,14 @@ pub fn create(storage: &dyn Storage, what: &Create) -> Result<()> {
     Header::read(&storage).map(drop)
 }
 
-fn header(what: &Create, size: u64, l1_entries: u64, l1_offset: u64, table_clusters: u64) -> Result<Vec<u8>> {
+/// The header of an image; `refcounts`: where their table is, and its clusters.
+pub(super) fn header(
+    what: &Create,
+    size: u64,
+    l1_entries: u64,
+    l1_offset: u64,
+    refcounts: (u64, u64),
+) -> Result<Vec<u8>> {
     let third = what.version == 3;
     let length = if third { LENGTH_3 } else { LENGTH_2 };
     let zstd = what.compression == Compression::Zstd;
@@ -129,8 +156,8 @@ fn header(what: &Create, size: u64, l1_entries: u64, l1_offset: u64, table_clust
     bytes.extend(0_u32.to_be_bytes());
     bytes.extend(small(l1_entries)?.to_be_bytes());
     bytes.extend(l1_offset.to_be_bytes());
-    bytes.extend(u64::from(what.cluster_bytes).to_be_bytes());
-    bytes.extend(small(table_clusters)?.to_be_bytes());
+    bytes.extend(refcounts.0.to_be_bytes());
+    bytes.extend(small(refcounts.1)?.to_be_bytes());
     bytes.extend([0; 12]);
     if third {
         bytes.extend(if zstd { 8_u64 } else { 0 }.to_be_bytes());
@@ -141,5 +168,8 @@ fn header(what: &Create, size: u64, l1_entries: u64, l1_offset: u64, table_clust
     }
     bytes.extend(extensions);
     bytes.extend(backing);
+    if bytes.len() as u64 > u64::from(what.cluster_bytes) {
+        return Err(Error::new(Kind::Invalid, format!("a header of {} bytes in one cluster", bytes.len())));
+    }
     Ok(bytes)
 }

@@ -28,6 +28,7 @@ mod create;
 mod header;
 mod overlap;
 mod refcount;
+pub(crate) mod sequential;
 mod snapshot;
 mod table;
 
@@ -41,6 +42,7 @@ use block::{
     check_range,
 };
 
+pub(crate) use compress::pack;
 pub use corrupt::Corrupt;
 pub use create::{Create, create};
 pub use header::{Compression, Header};

@@ -52,8 +52,6 @@ pub(super) struct Refcounts {
     table_moved: bool,
     /// Where room is looked for first.
     next: u64,
-    /// The cluster that compressed ones share, and its bytes that are taken.
-    shared: Option<(u64, u64)>,
     /// To be given up when what pointed to them is gone: cluster, how many.
     freed: Vec<(u64, u64)>,
     /// A change of the table was not finished: nothing may be taken or written any more.
@@ -86,7 +84,6 @@ impl Refcounts {
             table_dirty: BTreeSet::new(),
             table_moved: false,
             next: 0,
-            shared: None,
             freed: Vec::new(),
             broken: false,
             tables: Tables::default(),
@@ -313,32 +310,8 @@ impl Refcounts {
             }
             self.set(storage, cluster, now.saturating_sub(1))?;
         }
-        self.shared = None;
         self.next = if self.get(storage, first)? == 0 { self.next.min(first) } else { self.next };
         Ok(())
-    }
-
-    /// Takes room for the bytes of a compressed cluster: the first byte.
-    pub(super) fn allocate_bytes(&mut self, storage: &dyn Storage, len: u64) -> Result<u64> {
-        let cluster = self.geometry.cluster();
-        let fits = |(_, used): &(u64, u64)| used.saturating_add(len) <= cluster;
-        let shared = match self.shared.filter(fits) {
-            Some((host, used)) => {
-                let index = self.geometry.index(host);
-                let now = self.get(storage, index)?;
-                (now < self.count_max()).then_some((host, used, index, now))
-            }
-            None => None,
-        };
-        let (host, used) = match shared {
-            Some((host, used, index, now)) => {
-                self.set(storage, index, now.saturating_add(1))?;
-                (host, used)
-            }
-            None => (self.geometry.start(self.allocate(storage, 1)?.first), 0),
-        };
-        self.shared = Some((host, used.saturating_add(len)));
-        Ok(host.saturating_add(used))
     }
 
     /// Remembers clusters that are given up when what points to them on disk is gone.
@@ -347,10 +320,6 @@ impl Refcounts {
     }
 
     pub(super) fn take_freed(&mut self) -> Vec<(u64, u64)> {
-        // A cluster that is shared may go down to nothing: what comes next takes another.
-        if !self.freed.is_empty() {
-            self.shared = None;
-        }
         std::mem::take(&mut self.freed)
     }
 
