@@ -8,11 +8,13 @@
 mod contest;
 mod disk;
 mod filesystems;
+mod fio;
 mod formats;
 mod images;
 mod luks;
 mod nbd;
 mod net;
+mod node;
 mod run;
 mod sound;
 mod vhost;
@@ -26,6 +28,7 @@ type Group = fn(&Path) -> Vec<contest::Row>;
 const GROUPS: &[(&str, Group)] = &[
     ("disk", disk::rows),
     ("loop", disk::loop_rows),
+    ("node", node::rows),
     ("nbd", nbd::rows),
     ("vhost", vhost::rows),
     ("luks", luks::rows),

@@ -139,14 +139,12 @@ impl Client {
 /// Requests a second by fio.
 fn fio(socket: &Path, load: Load) -> f64 {
     let mut command = Command::new("fio");
-    command.args(["--name=read", "--ioengine=nbd", "--time_based", "--output-format=json"]);
+    command.args(["--name=read", "--ioengine=nbd", "--time_based"]);
     command.arg(format!("--runtime={}ms", ROUND.as_millis()));
     command.arg(format!("--uri=nbd+unix:///?socket={}", socket.display()));
     command.args([format!("--bs={}", load.bytes), format!("--iodepth={}", load.depth)]);
     command.arg(if load.random { "--rw=randread" } else { "--rw=read" });
-    let said = rig::run_command(&mut command);
-    let reads = said.split("\"read\" : {").nth(1).and_then(|rest| rest.split("\"iops\" : ").nth(1));
-    reads.and_then(|rest| rest.split(',').next()?.trim().parse().ok()).expect("requests a second of fio")
+    crate::fio::rate(&mut command, "read")
 }
 
 /// Makes an image of bytes that nothing compresses.
