@@ -152,6 +152,56 @@ fn server(session: &Session) -> i64 {
 }
 
 #[test]
+fn a_number_that_is_used_again_shows_the_new_image() {
+    requires!("fusermount3", "cmp");
+    requires_kernel!(have_fuse(), "FUSE");
+    for user in [User::Myself, User::Ordinary] {
+        let session = Session::new(user, "again");
+        let mut nodes = Vec::new();
+        for round in 0..4_u8 {
+            let image = session.join(format!("disk-{round}.img"));
+            std::fs::write(&image, vec![round; 1 << 20]).unwrap();
+            run_command(Command::new("chmod").arg("666").arg(&image));
+            // Every other one is written to as well, so that the kernel keeps pages of both kinds.
+            let node = attach(&session, &image);
+            if round % 2 == 1 {
+                let write =
+                    format!("printf loopbox | dd of='{}' conv=notrunc bs=4096 seek=9 status=none", node.display());
+                run_command(session.command("sh").args(["-c", &write]));
+            }
+            // Twice: by its server, and from what the kernel kept.
+            for _ in 0..2 {
+                let bytes = session.command("cat").arg(&node).output().unwrap().stdout;
+                assert!(bytes == std::fs::read(&image).unwrap(), "{user:?}, round {round}");
+            }
+            session.done([Path::new("detach"), &node]);
+            nodes.push(node);
+        }
+        assert!(nodes.iter().all(|node| *node == nodes[0]), "{nodes:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_nobody_writes_refuses_them_and_is_read() {
+    requires!("fusermount3", "cmp");
+    requires_kernel!(have_fuse(), "FUSE");
+    for user in [User::Myself, User::Ordinary] {
+        let session = Session::new(user, "read-only");
+        let image = session.join("disk.img");
+        std::fs::write(&image, rig::noise(1 << 20)).unwrap();
+        for spec in [image.clone(), session.join("disk.img,direct"), session.join("disk.img,offset=4096")] {
+            let words = [Path::new("attach"), Path::new("--user"), Path::new("--read-only"), &spec];
+            let node = PathBuf::from(session.done(words).trim_end());
+            let skip = if spec.ends_with("disk.img,offset=4096") { "4096:0" } else { "0:0" };
+            run_command(session.command("cmp").args(["-i", skip]).arg(&image).arg(&node));
+            let write = format!("echo x > '{}'", node.display());
+            assert!(!session.command("sh").args(["-c", &write]).output().unwrap().status.success());
+            session.done([Path::new("detach"), &node]);
+        }
+    }
+}
+
+#[test]
 fn what_a_killed_server_leaves_is_cleaned_away() {
     requires!("fusermount3");
     requires_kernel!(have_fuse(), "FUSE");
