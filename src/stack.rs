@@ -8,6 +8,7 @@
 //!
 //! A file that begins like an image format is opened as that before all else, unless `format=` says what it is.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use backing::{FileBacking, Memory, Open};
@@ -95,6 +96,13 @@ impl Stack {
         let start = self.start_byte?;
         let to_the_end = self.device.size() == self.backing.size().checked_sub(start)?;
         Some((start, if to_the_end { 0 } else { self.device.size() }))
+    }
+
+    /// The regular file that the device is, from the first byte to the last, read through the page cache.
+    pub fn whole_file(&self) -> Option<OwnedFd> {
+        let is_it =
+            self.place() == Some((0, 0)) && !self.backing.is_block_device() && !self.spec.steps.contains(&Step::Direct);
+        self.backing.file().filter(|_| is_it)?.try_clone_to_owned().ok()
     }
 }
 

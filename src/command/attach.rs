@@ -176,6 +176,10 @@ fn hold(registry: &Registry, image: Image, stack: &Stack) -> block::Result<(Held
     let holding = held.holding();
     let name = format!("loop{}", holding.number);
     let mounted = files(&stack.device, &name)
+        .map(|mut files| {
+            files.iter_mut().take(1).for_each(|whole| whole.image = stack.whole_file());
+            files
+        })
         .and_then(|files| Mount::disk(files, &holding.point, holding.image.path.as_os_str()));
     match mounted {
         Ok(mount) => Ok((held, mount)),
@@ -206,7 +210,7 @@ pub fn partition_name(name: &str, number: u32) -> String {
 
 /// The disk, and the partitions that its table names.
 pub fn files(device: &Arc<dyn BlockDevice>, name: &str) -> block::Result<Vec<File>> {
-    let mut files = vec![File { name: name.to_owned(), device: Arc::clone(device) }];
+    let mut files = vec![File { name: name.to_owned(), device: Arc::clone(device), image: None }];
     let table = match partition::read(device) {
         Ok(table) => table,
         // The disk is of use all the same: its table may be what is to be mended.
@@ -224,7 +228,11 @@ pub fn files(device: &Arc<dyn BlockDevice>, name: &str) -> block::Result<Vec<Fil
         match window {
             Ok(window) if window.size() == 0 => {}
             Ok(window) => {
-                files.push(File { name: partition_name(name, partition.number), device: Arc::new(window) });
+                files.push(File {
+                    name: partition_name(name, partition.number),
+                    device: Arc::new(window),
+                    image: None,
+                });
             }
             Err(error) => print::warning(&print::error_text(&error)),
         }

@@ -32,10 +32,10 @@ fn disk(name: &str, size: u64, windows: &[(u64, u64)]) -> Disk {
     let image = Arc::new(FileBacking::create(scratch.join("image"), size).unwrap());
     fs::create_dir(scratch.join("mnt")).unwrap();
     let whole: Arc<dyn BlockDevice> = image.clone();
-    let mut files = vec![File { name: "disk".into(), device: Arc::clone(&whole) }];
+    let mut files = vec![File { name: "disk".into(), device: Arc::clone(&whole), image: None }];
     for (number, (start, len)) in windows.iter().enumerate() {
         let window = Window::new(Arc::clone(&whole), *start, *len).unwrap();
-        files.push(File { name: format!("diskp{}", number + 1), device: Arc::new(window) });
+        files.push(File { name: format!("diskp{}", number + 1), device: Arc::new(window), image: None });
     }
     let served =
         Mount::disk(files, &scratch.join("mnt"), OsStr::new("an image, with spaces")).unwrap().spawn().unwrap();

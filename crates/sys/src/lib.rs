@@ -7,6 +7,7 @@
 pub mod aes;
 pub mod file;
 pub mod fuse;
+pub mod fuse_ring;
 pub mod guest;
 pub mod io_uring;
 pub mod loop_device;

@@ -9,6 +9,7 @@
 
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -188,6 +189,10 @@ impl Nodes for Directory {
         let writer = self.writable.as_ref().ok_or(Errno::NOSYS)?;
         writer.hold(self.inode(node));
         Ok(OpenOut { open_flags: open::KEEP_CACHE | open::NOFLUSH, ..OpenOut::default() })
+    }
+
+    fn image(&self, _: u64) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     fn release(&self, node: u64, _: u64) {

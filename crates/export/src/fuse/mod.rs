@@ -7,12 +7,14 @@
 //! ```
 //! One session of our own serves both: it speaks the protocol to the kernel directly, without libfuse.
 
+mod answer;
 mod directory;
 mod mount;
 mod node;
 mod nodes;
 mod offer;
 mod request;
+mod rings;
 mod session;
 mod wire;
 

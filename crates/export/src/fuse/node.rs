@@ -12,6 +12,7 @@
 //! file, so a disk with partitions is not cached by it at all; a disk without is, for as long as it is attached: nobody
 //! else writes to it.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -36,6 +37,9 @@ pub struct File {
     pub name: String,
     /// Its bytes.
     pub device: Arc<dyn BlockDevice>,
+    /// The regular file that these bytes are, from the first to the last, where they are one: then requests may come by
+    /// rings; of a disk that nobody writes, and where the kernel lets this user (root), reads go straight to it.
+    pub image: Option<OwnedFd>,
 }
 
 /// The directory. Its first file is the whole disk.
@@ -164,7 +168,10 @@ fn blocks(device: &dyn BlockDevice) -> u64 {
 
 impl Nodes for Disk {
     fn init_flags(&self) -> u64 {
-        init::DIRECT_IO_ALLOW_MMAP | init::NO_OPENDIR_SUPPORT
+        // A ring is served by one thread: that is for answers which take no longer to make than to send.
+        let plain = self.files.iter().any(|state| state.file.image.is_some());
+        let ways = if plain { init::OVER_IO_URING | init::PASSTHROUGH } else { 0 };
+        init::DIRECT_IO_ALLOW_MMAP | init::NO_OPENDIR_SUPPORT | ways
     }
 
     fn valid_s(&self) -> Valid {
@@ -220,6 +227,12 @@ impl Nodes for Disk {
             _ => open::DIRECT_IO | open::NOFLUSH,
         };
         Ok(OpenOut { open_flags: open_flags | open::PARALLEL_DIRECT_WRITES, ..OpenOut::default() })
+    }
+
+    fn image(&self, node: u64) -> Option<BorrowedFd<'_>> {
+        let file = &self.state(node).ok()?.file;
+        // Whoever writes could write behind the end, and the image would grow.
+        file.image.as_ref().filter(|_| file.device.limits().read_only).map(AsFd::as_fd)
     }
 
     fn release(&self, _: u64, _: u64) {}

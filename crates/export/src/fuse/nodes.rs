@@ -1,5 +1,7 @@
 //! What a session asks of whoever it shows to the kernel: the tree of a file system, or a disk and its partitions.
 
+use std::os::fd::BorrowedFd;
+
 use zerocopy::IntoBytes;
 
 use super::wire::{Attr, Dirent, EntryOut, Errno, OpenIn, OpenOut, SetAttrIn, StatFsOut};
@@ -71,6 +73,9 @@ pub trait Nodes: Send + Sync {
 
     /// `ENOSYS`: no file of this session is opened ever, and the kernel keeps what it read.
     fn open(&self, node: u64, how: OpenIn) -> Answer<OpenOut>;
+
+    /// The file whose bytes are those of a node that nobody writes: reads may go past this session, straight to it.
+    fn image(&self, node: u64) -> Option<BorrowedFd<'_>>;
 
     /// The last user of an open file is gone.
     fn release(&self, node: u64, opened: u64);

@@ -4,25 +4,25 @@
 //! kernel's queue ──read──► worker: parse → Nodes → writev ──► kernel        one worker a thread, each with
 //!                ──read──► worker: parse → Nodes → writev ──► kernel        its own clone of the device
 //! ```
-//! A request is answered by the thread that read it: handing it over would cost more than answering it does.
+//! A request is answered by the thread that read it: handing it over would cost more than answering it does. Where root
+//! has turned FUSE over io_uring on, the kernel puts them into rings instead: see [`super::rings`].
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use block::{Error, Kind, Result};
 use rustix::io::Errno as Os;
 use zerocopy::IntoBytes;
 
-use crate::counters::{Counters, Operation as Counted};
+use crate::counters::Counters;
 
-use super::nodes::{Answer, Listing, Nodes, entry_out};
+use super::answer::{answer, put};
+use super::nodes::{Answer, Nodes};
 use super::request::{Malformed, Operation, Request};
-use super::wire::{
-    AttrOut, Errno, GetXAttrOut, InitIn, InitOut, LSeekOut, MAJOR, MINOR_MAX, MINOR_MIN, MkDirIn, MkNodIn, OpenIn,
-    OutHeader, WriteOut, init,
-};
+use super::rings::Rings;
+use super::wire::{Errno, InitIn, InitOut, MAJOR, MINOR_MAX, MINOR_MIN, OpenOut, OutHeader, init, open};
 
 /// Most bytes that one READ or WRITE moves.
 pub const TRANSFER_BYTES_MAX: usize = 1 << 20;
@@ -46,6 +46,8 @@ pub struct Session {
     device: OwnedFd,
     nodes: Box<dyn Nodes>,
     counters: Arc<Counters>,
+    /// The number under which the kernel knows the file that reads are passed to, where it lets this user.
+    backing: OnceLock<Option<i32>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -53,9 +55,6 @@ impl std::fmt::Debug for Session {
         f.debug_struct("Session").field("device", &self.device).finish_non_exhaustive()
     }
 }
-
-/// `S_IFDIR`.
-const DIRECTORY: u32 = 0o040_000;
 
 /// Why a worker stops.
 enum End {
@@ -65,10 +64,24 @@ enum End {
     Failed(Os),
 }
 
+impl End {
+    fn result(self) -> Result<()> {
+        match self {
+            Self::Gone => Ok(()),
+            Self::Failed(os) => Err(Error::io("reading a request from /dev/fuse", os)),
+        }
+    }
+}
+
+/// What was agreed on with the kernel.
+struct Agreed {
+    rings: Option<Rings>,
+}
+
 impl Session {
     /// A session on a device that is mounted, or about to be.
     pub fn new(device: OwnedFd, nodes: Box<dyn Nodes>) -> Self {
-        Self { device, nodes, counters: Arc::default() }
+        Self { device, nodes, counters: Arc::default(), backing: OnceLock::new() }
     }
 
     /// What it did.
@@ -89,11 +102,14 @@ impl Session {
     pub fn serve(&self, ready: impl FnOnce()) -> Result<()> {
         let mut first = Worker::new(self, self.device.as_fd());
         let served = match first.agree() {
-            Ok(true) => {
+            Ok(Some(agreed)) => {
                 ready();
-                self.work(&mut first)
+                match agreed.rings {
+                    Some(rings) => self.work_by_rings(&mut first, rings),
+                    None => self.work(&mut first),
+                }
             }
-            Ok(false) => Ok(()),
+            Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
         let synced = self.sync();
@@ -123,10 +139,36 @@ impl Session {
             }
             first.run()
         });
-        match end {
-            End::Gone => Ok(()),
-            End::Failed(os) => Err(Error::io("reading a request from /dev/fuse", os)),
-        }
+        end.result()
+    }
+
+    /// As [`Session::work`]: one thread reads what the rings are not given.
+    fn work_by_rings(&self, first: &mut Worker<'_>, rings: Rings) -> Result<()> {
+        let (by_rings, end) = rings.serve(self, || first.run());
+        by_rings.and(end.result())
+    }
+
+    /// Answers one request, as [`answer()`] does, and counts it.
+    pub fn answer(&self, request: Request<'_>, output: &mut [u8]) -> Option<Answer<usize>> {
+        let start = Instant::now();
+        let operation = request.operation.counted();
+        let passed = match request.operation {
+            Operation::Open(_) => self.passed(request.node),
+            _ => None,
+        };
+        let done = match passed {
+            Some(out) => Some(put(output, out.as_bytes())),
+            None => answer(self.nodes.as_ref(), request, output),
+        };
+        self.counters.add(operation, start.elapsed());
+        done
+    }
+
+    /// An open file whose reads the kernel passes on by itself.
+    fn passed(&self, node: u64) -> Option<OpenOut> {
+        let image = self.nodes.image(node)?;
+        let backing = self.backing.get_or_init(|| sys::fuse::open_backing(self.device.as_fd(), image).ok());
+        backing.map(|backing_id| OpenOut { fh: 0, open_flags: open::PASSTHROUGH | open::NOFLUSH, backing_id })
     }
 
     fn clone_device(&self) -> Option<OwnedFd> {
@@ -165,12 +207,12 @@ impl<'s> Worker<'s> {
         }
     }
 
-    /// Answers INIT. False when the mount was gone before.
-    fn agree(&mut self) -> Result<bool> {
+    /// Answers INIT. `None` when the mount was gone before.
+    fn agree(&mut self) -> Result<Option<Agreed>> {
         loop {
             let len = match self.next() {
                 Ok(len) => len,
-                Err(End::Gone) => return Ok(false),
+                Err(End::Gone) => return Ok(None),
                 Err(End::Failed(os)) => return Err(Error::io("reading the first request from /dev/fuse", os)),
             };
             let request = match Request::parse(&self.input[..len]) {
@@ -198,9 +240,17 @@ impl<'s> Worker<'s> {
                     format!("FUSE version {}.{} of this kernel, below {MAJOR}.{MINOR_MIN}", given.major, given.minor),
                 ));
             }
-            let out = agree(given, flags2, self.session.nodes.init_flags());
+            let offered = offered(given, flags2);
+            let mut wanted = self.session.nodes.init_flags();
+            // Once that is agreed on, the kernel waits for them: they have to be there.
+            let by_rings = offered & wanted & init::OVER_IO_URING != 0;
+            let rings = by_rings.then(|| Rings::new(self.session.device.as_fd())).flatten();
+            if rings.is_none() {
+                wanted &= !init::OVER_IO_URING;
+            }
+            let out = agree(given, offered, wanted);
             send(self.device, request.unique, Ok(out.as_bytes()));
-            return Ok(true);
+            return Ok(Some(Agreed { rings }));
         }
     }
 
@@ -212,10 +262,9 @@ impl<'s> Worker<'s> {
             };
             match Request::parse(&self.input[..len]) {
                 Ok(request) => {
-                    let start = Instant::now();
-                    let operation = request.operation.counted();
-                    answer(self.session.nodes.as_ref(), self.device, request, &mut self.output);
-                    self.session.counters.add(operation, start.elapsed());
+                    if let Some(answer) = self.session.answer(request, &mut self.output) {
+                        send(self.device, request.unique, answer.map(|len| &self.output[..len]));
+                    }
                 }
                 Err(Malformed::Arguments(unique)) => send(self.device, unique, Err(Errno::INVAL)),
                 Err(Malformed::Header) => {}
@@ -224,12 +273,14 @@ impl<'s> Worker<'s> {
     }
 }
 
+/// The flags that an INIT offers.
+fn offered(given: InitIn, flags2: u32) -> u64 {
+    let more = given.flags & low(init::INIT_EXT) != 0;
+    u64::from(given.flags) | if more { u64::from(flags2) << 32 } else { 0 }
+}
+
 /// The answer to an INIT of a version that is known.
-fn agree(given: InitIn, flags2: u32, wanted: u64) -> InitOut {
-    let mut offered = u64::from(given.flags);
-    if offered & init::INIT_EXT != 0 {
-        offered |= u64::from(flags2) << 32;
-    }
+fn agree(given: InitIn, offered: u64, wanted: u64) -> InitOut {
     let flags = offered & (FLAGS | wanted);
     let page = rustix::param::page_size();
     let write = if flags & init::MAX_PAGES == 0 { 32 * page } else { TRANSFER_BYTES_MAX };
@@ -252,113 +303,6 @@ fn agree(given: InitIn, flags2: u32, wanted: u64) -> InitOut {
 /// The lower 32 bits.
 fn low(bits: u64) -> u32 {
     u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(0)
-}
-
-impl Operation<'_> {
-    /// As what it is counted.
-    fn counted(&self) -> Counted {
-        match self {
-            Self::Read(given) => Counted::Read(given.size.into()),
-            Self::Write(_, data) => Counted::Write(u64::try_from(data.len()).unwrap_or(0)),
-            _ => Counted::Other,
-        }
-    }
-}
-
-/// Answers one request.
-fn answer(nodes: &dyn Nodes, device: BorrowedFd<'_>, request: Request<'_>, output: &mut [u8]) {
-    let Request { unique, node, operation } = request;
-    let valid = nodes.valid_s();
-    macro_rules! reply {
-        ($answer:expr, $value:pat => $bytes:expr) => {
-            match $answer {
-                Ok($value) => send(device, unique, Ok($bytes)),
-                Err(errno) => send(device, unique, Err(errno)),
-            }
-        };
-    }
-    match operation {
-        // Neither is answered. An interrupted request is answered soon anyhow, as if it had not been.
-        Operation::Forget | Operation::Interrupt => {}
-        Operation::Init { .. } => send(device, unique, Err(Errno::IO)),
-        Operation::Read(given) => {
-            let len = usize::try_from(given.size).unwrap_or(usize::MAX).min(output.len());
-            let buf = &mut output[..len];
-            reply!(nodes.read(node, buf, given.offset), len => &output[..len]);
-        }
-        Operation::Write(given, data) => {
-            reply!(nodes.write(node, data, given.offset), size => WriteOut { size, padding: 0 }.as_bytes());
-        }
-        Operation::Lookup { name } => {
-            reply!(nodes.lookup(node, name), found => entry_out(found, valid).as_bytes());
-        }
-        Operation::GetAttr => {
-            let attr = nodes.attr(node);
-            reply!(attr, attr => AttrOut { attr_valid: valid.attr_s, attr, ..AttrOut::default() }.as_bytes());
-        }
-        Operation::SetAttr(change) => {
-            let attr = nodes.set_attr(node, &change);
-            reply!(attr, attr => AttrOut { attr_valid: valid.attr_s, attr, ..AttrOut::default() }.as_bytes());
-        }
-        Operation::ReadLink => reply!(nodes.read_link(node), target => &target),
-        Operation::Link => send(device, unique, Err(Errno::PERM)),
-        Operation::MkNod(MkNodIn { mode, .. }, name) => {
-            reply!(nodes.create(node, name, mode), made => entry_out(made, valid).as_bytes());
-        }
-        Operation::MkDir(MkDirIn { mode, .. }, name) => {
-            let mode = DIRECTORY | mode & 0o7777;
-            reply!(nodes.create(node, name, mode), made => entry_out(made, valid).as_bytes());
-        }
-        Operation::Create(given, name) => {
-            let how = OpenIn { flags: given.flags, open_flags: given.open_flags };
-            let made = nodes.create(node, name, given.mode);
-            let made = made.and_then(|made| Ok((entry_out(made, valid), nodes.open(made.number, how)?)));
-            reply!(made, (entry, out) => [entry.as_bytes(), out.as_bytes()].concat().as_slice());
-        }
-        Operation::Unlink { name } => reply!(nodes.remove(node, name, false), () => &[]),
-        Operation::RmDir { name } => reply!(nodes.remove(node, name, true), () => &[]),
-        Operation::Rename { directory, flags, from, to } => {
-            reply!(nodes.rename((node, from), (directory, to), flags), () => &[]);
-        }
-        Operation::Open(how) => reply!(nodes.open(node, how), out => out.as_bytes()),
-        Operation::Release(given) => {
-            nodes.release(node, given.fh);
-            send(device, unique, Ok(&[]));
-        }
-        Operation::FSync => reply!(nodes.sync(), () => &[]),
-        Operation::ReadDir(given) | Operation::ReadDirPlus(given) => {
-            let plus = matches!(operation, Operation::ReadDirPlus(_));
-            let len = usize::try_from(given.size).unwrap_or(usize::MAX).min(output.len());
-            let mut listing = Listing::new(&mut output[..len], plus, valid);
-            let done = nodes.read_dir(node, given.offset, &mut listing).map(|()| listing.len());
-            reply!(done, len => &output[..len]);
-        }
-        Operation::StatFs => reply!(nodes.space(), out => out.as_bytes()),
-        Operation::GetXAttr { size, name } => send_sized(device, unique, size, nodes.xattr(node, name)),
-        Operation::ListXAttr { size } => send_sized(device, unique, size, nodes.xattrs(node)),
-        Operation::Fallocate(given) => {
-            reply!(nodes.allocate(node, given.offset, given.length, given.mode), () => &[]);
-        }
-        Operation::LSeek(given) => {
-            reply!(nodes.seek(node, given.offset, given.whence), offset => LSeekOut { offset }.as_bytes());
-        }
-        Operation::Destroy | Operation::ReleaseDir => send(device, unique, Ok(&[])),
-        // ENOSYS to OPENDIR: the kernel opens directories by itself from now on. So it is with FLUSH, ACCESS, …
-        Operation::OpenDir | Operation::Other(_) => send(device, unique, Err(Errno::NOSYS)),
-    }
-}
-
-/// An attribute, or its size where nothing but that is asked for (`size` 0).
-fn send_sized(device: BorrowedFd<'_>, unique: u64, size: u32, value: Answer<Vec<u8>>) {
-    let value = match value {
-        Ok(value) => value,
-        Err(errno) => return send(device, unique, Err(errno)),
-    };
-    match u32::try_from(value.len()) {
-        Ok(len) if size == 0 => send(device, unique, Ok(GetXAttrOut { size: len, padding: 0 }.as_bytes())),
-        Ok(len) if len <= size => send(device, unique, Ok(&value)),
-        _ => send(device, unique, Err(Errno::RANGE)),
-    }
 }
 
 /// Writes an answer. That it cannot be written is of no use to anybody: the request was taken back (`ENOENT`), or the
