@@ -35,7 +35,7 @@ const KEPT_BYTES_MIN: usize = 64 << 10;
 /// What one of them keeps at the most.
 const KEPT_BYTES_MAX: usize = 2 << 20;
 /// Output that is written although more requests are there: the client reads while the next is made.
-const OUTPUT_BYTES: usize = 256 << 10;
+const OUTPUT_BYTES: usize = 128 << 10;
 /// Requests that wait for a worker; more are waited for by the thread that reads.
 const QUEUE_MAX: usize = 128;
 /// Bytes of their payloads; one request alone may have more.
