@@ -169,9 +169,8 @@ impl Registry {
     }
 
     fn clean_process(&self, pid: i32, process: &Process) -> Result<()> {
-        if process.ublk.is_some_and(|left| !ublk::clean(left)) {
-            // Another time.
-            return Ok(());
+        if let Some(left) = process.ublk {
+            ublk::clean(left);
         }
         for path in &process.leftovers {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -24,8 +24,8 @@ use crate::workers::Workers;
 
 /// How long a disk may take to appear: the kernel reads its partition table.
 const START_TIME: Duration = Duration::from_secs(60);
-/// How long is waited for a device to be gone that others still use.
-const DELETE_TIME: Duration = Duration::from_secs(5);
+/// How long is waited for the number of a device to be free.
+const NUMBER_TIME: Duration = Duration::from_secs(1);
 
 /// A disk of the kernel that is served. Dropping it takes it away.
 pub struct Server {
@@ -177,11 +177,9 @@ impl Server {
                 let _ = thread.join();
             }
         }
-        let deleted = match self.control.delete(&self.device, DELETE_TIME) {
-            // It goes with its last user.
-            Err(error) if !gone(&error) && error.kind() != std::io::ErrorKind::TimedOut => {
-                Err(Error::io(what(), error))
-            }
+        // Where it is in use it goes with its last user.
+        let deleted = match self.control.delete(&self.device, NUMBER_TIME) {
+            Err(error) if !gone(&error) => Err(Error::io(what(), error)),
             _ => Ok(()),
         };
         let device = &self.shared.disk.device;
@@ -208,16 +206,14 @@ fn is_claimed(disk: &Path) -> bool {
     rustix::fs::open(disk, flags, Mode::empty()).err() == Some(Errno::BUSY)
 }
 
-/// Takes away what a server left that died: whether it is gone now, or was.
-pub fn clean(left: Identity) -> bool {
-    let Ok((mut control, _)) = node::control() else { return true };
-    match control.info(left.number) {
-        // Another may have its number by now.
-        Ok(device) if device.own == left.own => {
-            let deleted = control.delete(&device, DELETE_TIME);
-            !deleted.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
-        }
-        _ => true,
+/// Takes away what a server left that died. What is still in use goes with its last user.
+pub fn clean(left: Identity) {
+    let Ok((mut control, _)) = node::control() else { return };
+    // Another may have its number by now.
+    if let Ok(device) = control.info(left.number)
+        && device.own == left.own
+    {
+        let _ = control.delete(&device, NUMBER_TIME);
     }
 }
 

@@ -10,6 +10,9 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{CONTROL, Command, Info, Parameters, Plain, flag};
 
+/// How long the kernel may take to fail what nobody answers any more, and to take a disk away.
+const DELETE_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// A command, as it lies in the ring.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -107,15 +110,25 @@ impl Control {
         self.command(Command::Stop, device.number, 0, Some(device.flags), &mut [], None)
     }
 
-    /// Deletes a device. Its number is free when its last user is gone, which kernels before 6.9 make this wait for.
+    /// Deletes a device, and waits for a while until its number is free, which it is when its last user is gone: whether
+    /// that is so.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] while it is in use; `ENODEV` where there is none.
-    pub fn delete(&mut self, device: &Info, patience: Duration) -> io::Result<()> {
-        let mut delete = |command| self.command(command, device.number, 0, Some(device.flags), &mut [], Some(patience));
-        match delete(Command::DeleteLater) {
-            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => delete(Command::Delete),
-            other => other,
+    /// `ENODEV` where there is none.
+    pub fn delete(&mut self, device: &Info, patience: Duration) -> io::Result<bool> {
+        let mut delete =
+            |command, patience| self.command(command, device.number, 0, Some(device.flags), &mut [], Some(patience));
+        let gone = |error: &io::Error| error.raw_os_error() == Some(libc::ENODEV);
+        // Without waiting; from Linux 6.9 on. What waits then can be interrupted.
+        let later = match delete(Command::DeleteLater, DELETE_TIME_MAX) {
+            Err(error) if gone(&error) => return Err(error),
+            other => other.is_ok(),
+        };
+        match delete(Command::Delete, patience) {
+            Err(error) if later && gone(&error) => Ok(true),
+            // It was deleted first, and waited for then.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+            other => other.map(|()| true),
         }
     }
 
