@@ -6,6 +6,7 @@ use crate::shell::{self, Result, is_root, succeeds};
 
 /// Debian packages, with what each is for.
 const PACKAGES: &[(&str, &str)] = &[
+    ("acl", "setfacl: access control lists as others set them"),
     ("alsa-utils", "aplay, arecord"),
     ("attr", "getfattr, setfattr: extended attributes as others see them"),
     ("binutils", "strip: a program that a guest keeps in memory"),

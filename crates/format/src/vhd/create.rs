@@ -154,7 +154,8 @@ mod tests {
         let mib = |mib: u64| geometry(mib * 2048);
         assert_eq!(mib(10), (301, 4, 17));
         assert_eq!(mib(100), (1003, 12, 17));
-        assert_eq!(mib(250), (1032, 16, 31));
+        assert_eq!(mib(247), (1019, 16, 31));
+        assert_eq!(mib(250), (507, 16, 63));
         assert_eq!(mib(1024), (2080, 16, 63));
         assert_eq!(geometry(u64::MAX), (65535, 16, 255));
     }
