@@ -544,7 +544,9 @@ impl Engine {
     /// Nanoseconds until [`Engine::advance`] has to be called again; `None`: not before somebody does something.
     pub fn due(&self) -> Option<u64> {
         let rate = self.options.spec.rate;
-        let streams = self.playbacks.values().filter_map(|stream| stream.due(rate));
+        // A request that waits for the next fragment to be sent goes with it.
+        let recorded = self.records.values().any(|record| !record.corked);
+        let streams = self.playbacks.values().filter_map(|stream| stream.due(rate, recorded));
         // Whoever is behind with reading is waited for by its socket.
         let reads =
             |client: u32| self.clients.get(&client).is_some_and(|client| client.outgoing.len() <= OUTGOING_RECORDS);

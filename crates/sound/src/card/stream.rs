@@ -180,13 +180,17 @@ impl Playback {
         (!self.released || self.frames() > 0) && (self.is_running() || self.ready(rate).is_some())
     }
 
-    /// Frames of a card of that rate until something has to be said about it.
-    pub fn due(&self, rate: u32) -> Option<u64> {
+    /// Frames of a card of that rate until something has to be said about it; where it is `recorded` a request that does not
+    /// matter yet waits for a fragment to go with.
+    pub fn due(&self, rate: u32, recorded: bool) -> Option<u64> {
         if !self.is_running() {
             return None;
         }
         let frame = self.spec.frame_bytes();
         let request = self.buffer.before_request().div_ceil(frame);
+        let least = self.buffer.attributes().minreq as usize / frame;
+        let patient = recorded && self.frames() > request + 2 * least;
+        let request = request + if patient { least / 2 } else { 0 };
         let end = if self.plays_on() && self.drain.is_none() { request } else { self.frames() + self.tail() };
         Some((request.min(end) as u64).saturating_mul(u64::from(rate)).div_ceil(u64::from(self.spec.rate)))
     }

@@ -195,7 +195,11 @@ impl Buffer {
         if self.missing < least {
             return 0;
         }
-        let asked = u32::try_from(self.missing).unwrap_or(u32::MAX).min(i32::MAX as u32);
+        // A little that was played since the last whole request, because it was late, is asked for with the next.
+        let minreq = i64::from(self.attributes.minreq.max(1));
+        let over = self.missing % minreq;
+        let left = if least > 1 && over < minreq / 4 { over } else { 0 };
+        let asked = u32::try_from(self.missing - left).unwrap_or(u32::MAX).min(i32::MAX as u32);
         self.missing -= i64::from(asked);
         self.requested = self.requested.saturating_add(i64::from(asked));
         asked
@@ -238,10 +242,15 @@ mod tests {
         assert!(buffer.write(&[1; 10]) && buffer.is_prebuffering());
         assert!(buffer.write(&[1; 70]) && !buffer.is_prebuffering());
         assert_eq!((buffer.request(false), buffer.before_request()), (0, 10));
-        assert_eq!(read(&mut buffer, 12), [1; 12]);
-        assert_eq!((buffer.request(false), buffer.request(false)), (12, 0));
+        assert_eq!(read(&mut buffer, 13), [1; 13]);
+        assert_eq!((buffer.request(false), buffer.request(false)), (13, 0));
         buffer.skip(5);
         assert_eq!((buffer.before_request(), buffer.request(false), buffer.request(true)), (5, 0, 5));
+        // A little too late: the next request is in time.
+        buffer.skip(11);
+        assert_eq!((buffer.request(false), buffer.before_request()), (10, 9));
+        buffer.skip(9);
+        assert_eq!(buffer.request(false), 10);
     }
 
     #[test]
