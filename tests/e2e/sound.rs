@@ -124,6 +124,46 @@ fn run_gives_a_command_a_card_of_its_own() {
 }
 
 #[test]
+fn a_fifo_is_made_for_the_cards_own_user_and_goes_with_it() {
+    use std::io::Read as _;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    rig::requires!("pactl", "parec");
+    let session = Session::new(User::Ordinary, "sound");
+    std::fs::write(session.join("in.raw"), noise()).unwrap();
+    let mut card = Card::start(&session, ",clock=x4");
+    let words = |name: &str| format!("file={} source_name={name} rate=48000 channels=2", session.join(name).display());
+    card.run(&session, "pactl", &["load-module", "module-pipe-source", &words("fifo")]);
+    let made = session.join("fifo").symlink_metadata().unwrap();
+    assert!(made.file_type().is_fifo() && made.mode() & 0o777 == 0o600, "{:o}", made.mode());
+    if rig::is_root() {
+        // Root's program reaches the card, and gets nothing made.
+        let mut other = rig::User::Myself.command("pactl");
+        other.args(["load-module", "module-pipe-source", &words("root")]);
+        let output = rig::output(other.envs(card.environment.iter().map(|(n, v)| (n, v))));
+        assert!(!output.status.success() && !session.join("root").exists(), "{}", rig::text(&output));
+    }
+    let mut recorder = session.command("parec");
+    recorder.args(["--raw", "--format=s16le", "--rate=48000", "--channels=2", "-d", "fifo", "--latency-msec=20"]);
+    let recorder = recorder.envs(card.environment.iter().map(|(n, v)| (n, v))).stdout(Stdio::piped());
+    let mut recorder = recorder.spawn().unwrap();
+    let script = format!("cat {} > {}", session.join("in.raw").display(), session.join("fifo").display());
+    card.run(&session, "sh", &["-c", &script]);
+    let (mut heard, mut block) = (Vec::new(), [0; 4096]);
+    let mut output = recorder.stdout.take().unwrap();
+    while heard.len() < noise().len() {
+        let length = output.read(&mut block).unwrap();
+        let block = block.get(..length).unwrap();
+        let first = block.iter().position(|byte| *byte != 0).unwrap_or(length);
+        heard.extend_from_slice(if heard.is_empty() { &block[first / 4 * 4..] } else { block });
+    }
+    recorder.kill().unwrap();
+    recorder.wait().unwrap();
+    assert!(heard.starts_with(&noise()));
+    card.signal(rustix::process::Signal::TERM);
+    assert!(!session.join("fifo").exists());
+}
+
+#[test]
 fn a_card_that_cannot_be_says_why() {
     let session = Session::new(User::Ordinary, "sound");
     let socket = session.join("socket").to_str().unwrap().to_owned();

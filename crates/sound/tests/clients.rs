@@ -227,3 +227,59 @@ fn modules_remap_a_source_and_loop_a_sink() {
     let list = bench.run("pactl", &["list", "short", "sources"]);
     assert!(!list.contains("virtual") && !list.contains("second") && list.contains("loopbox.mic"), "{list}");
 }
+
+#[test]
+fn what_is_written_into_a_fifo_is_what_its_source_carries() {
+    rig::requires!("pactl", "parec");
+    let bench = Bench::new("");
+    let path = |name: &str| bench.scratch.join(name).display().to_string();
+    let load = |words: &str| rig::output(&mut bench.command("pactl", &["load-module", "module-pipe-source", words]));
+    let words = format!("file={} source_name=pipe format=s16le rate=48000 channels=2", path("fifo"));
+    let loaded = load(&words);
+    assert!(loaded.status.success(), "{}", rig::text(&loaded));
+    let module = rig::text(&loaded).trim().to_owned();
+    let list = bench.run("pactl", &["list", "sources"]);
+    assert!(list.contains("Name: pipe") && list.contains("Unix FIFO source"), "{list}");
+    assert!(bench.run("pactl", &["list", "short", "modules"]).contains("module-pipe-source"));
+    // What is no FIFO stays what it is, a link is not followed, and nonsense makes nothing.
+    let plain = bench.file("plain", b"kept");
+    std::os::unix::fs::symlink(path("fifo"), path("link")).unwrap();
+    let file = format!("file={} source_name=other", path("other"));
+    for bad in [
+        String::new(),
+        "file=relative".to_owned(),
+        format!("file={plain}"),
+        format!("file={}", path("link")),
+        format!("file={}", path("nowhere/fifo")),
+        "file=/dev/zero".to_owned(),
+        words.clone(),
+        format!("{file} rate=0"),
+        format!("{file} rate=fast"),
+        format!("{file} rate=4000000000"),
+        format!("{file} channels=33"),
+        format!("{file} format=mp3"),
+        format!("{file} channels=2 channel_map=mono"),
+    ] {
+        assert!(!load(&bad).status.success(), "{bad}");
+    }
+    assert_eq!(std::fs::read(&plain).unwrap(), b"kept");
+    assert!(!bench.scratch.join("other").exists());
+    // Two writers and two readers, one after the other.
+    let bytes = noise(24_000 * 4);
+    let file = bench.file("in.raw", &bytes);
+    let format = ["--raw", "--format=s16le", "--rate=48000", "--channels=2", "-d", "pipe", "--latency-msec=20"];
+    for _ in 0..2 {
+        let recorder = bench.recorder("parec", &format);
+        bench.run("sh", &["-c", "cat \"$0\" > \"$1\"", &file, &path("fifo")]);
+        same(&recorder.heard(bytes.len()), &bytes);
+        rig::wait_until("the recorder's end", || bench.run("pactl", &["list", "short", "source-outputs"]).is_empty());
+    }
+    bench.run("pactl", &["unload-module", &module]);
+    assert!(!bench.run("pactl", &["list", "short", "sources"]).contains("pipe"));
+    rig::wait_until("the FIFO's end", || !bench.scratch.join("fifo").exists());
+    // One that is there already is used, and stays.
+    bench.run("mkfifo", &[&path("own")]);
+    let module = bench.run("pactl", &["load-module", "module-pipe-source", &format!("file={}", path("own"))]);
+    bench.run("pactl", &["unload-module", module.trim()]);
+    assert!(!bench.run("pactl", &["list", "short", "modules"]).contains("pipe") && bench.scratch.join("own").exists());
+}

@@ -33,7 +33,7 @@ pub(super) fn no<T>(code: u32) -> Result<T, Fault> {
 }
 
 /// Who asks.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Asker {
     pub client: u32,
     pub version: u32,
@@ -109,7 +109,8 @@ impl Engine {
         let mut reply = Writer::new();
         match done {
             Ok(answer) => {
-                if command == op::DRAIN_PLAYBACK_STREAM {
+                // These are answered when they are done.
+                if command == op::DRAIN_PLAYBACK_STREAM || (command == op::LOAD_MODULE && answer.is_none()) {
                     return;
                 }
                 reply.u32(op::REPLY).u32(tag);
@@ -290,7 +291,7 @@ impl Engine {
             op::GET_SERVER_INFO..=op::GET_SAMPLE_INFO_LIST | op::GET_CARD_INFO | op::GET_CARD_INFO_LIST => {
                 self.get_info(command, asker, r)
             }
-            op::LOAD_MODULE => self.load_module(r),
+            op::LOAD_MODULE => self.load_module(asker, r),
             op::UNLOAD_MODULE => self.unload_module(r),
             op::EXTENSION => no(code::NOEXTENSION),
             op::SET_CARD_PROFILE | op::SET_SINK_PORT | op::SET_SOURCE_PORT | op::SET_PORT_LATENCY_OFFSET => {

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::engine::CLIENTS_MAX;
+use super::fifo::Fifo;
 use super::folder::Output;
 use super::{Engine, Heard, Now, Options};
 use crate::{Error, Kind, Result};
@@ -76,8 +77,16 @@ impl Card {
         if wav.as_ref().is_some_and(Output::is_folder) {
             engine.trace();
         }
-        let driver =
-            Driver { meter: measured, engine, listener, stop: stopped, clients: Vec::new(), wav, failure: None };
+        let driver = Driver {
+            meter: measured,
+            engine,
+            listener,
+            stop: stopped,
+            clients: Vec::new(),
+            fifos: Vec::new(),
+            wav,
+            failure: None,
+        };
         let thread = std::thread::Builder::new().name("sound card".to_owned()).spawn(|| driver.run());
         let thread = thread.map_err(|error| Error::io("a thread for the sound card", error))?;
         Ok(Self { socket: socket.to_owned(), stop, meter, thread: Some(thread) })
@@ -166,6 +175,7 @@ struct Driver {
     listener: UnixListener,
     stop: OwnedFd,
     clients: Vec<(u32, UnixStream)>,
+    fifos: Vec<Fifo>,
     wav: Option<Output>,
     failure: Option<Error>,
 }
@@ -191,6 +201,7 @@ impl Driver {
                 // Gone: it is found when it is read from again.
                 let _ = receive(&mut self.engine, *client, stream, &mut bytes, now);
             }
+            self.pipes(&mut bytes);
             self.accept();
         }
         self.engine.advance(now());
@@ -211,6 +222,9 @@ impl Driver {
             let write = if self.engine.waits_for(*client) { PollFlags::OUT } else { PollFlags::empty() };
             wanted.push(PollFd::new(stream, read | write));
         }
+        for fifo in self.fifos.iter().filter(|fifo| self.engine.pipe_room(fifo.module()) > 0) {
+            wanted.push(PollFd::new(fifo, PollFlags::IN));
+        }
         let timeout = self.engine.due().map(Duration::from_nanos);
         let timeout =
             timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
@@ -225,6 +239,25 @@ impl Driver {
             return Ok(None);
         }
         Ok(Some((0..self.clients.len()).filter(|at| happened(at + 2)).collect()))
+    }
+
+    /// Opens the FIFOs that were asked for, lets go of those of modules that are gone, and reads from the others.
+    fn pipes(&mut self, bytes: &mut [u8]) {
+        for opening in self.engine.openings() {
+            let client = self.clients.iter().find(|(client, _)| *client == opening.client());
+            let fifo = client.and_then(|(_, stream)| Fifo::open(stream, opening.module, &opening.path).ok());
+            self.engine.opened(&opening, fifo.is_some());
+            self.fifos.extend(fifo);
+        }
+        let engine = &mut self.engine;
+        self.fifos.retain(|fifo| engine.has_pipe(fifo.module()));
+        for fifo in &self.fifos {
+            let room = engine.pipe_room(fifo.module()).min(bytes.len());
+            let part = bytes.get_mut(..room).unwrap_or_default();
+            if let Some(came) = fifo.read(part).filter(|came| *came > 0) {
+                engine.pipe_came(fifo.module(), part.get(..came).unwrap_or_default());
+            }
+        }
     }
 
     fn accept(&mut self) {

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::pipe::Pipe;
 use super::stream::{Event, Playback, Record, Volume};
-use super::{Clock, Mic, Now, Options};
+use super::{Clock, Now, Options};
 use crate::pcm::{Map, Spec};
 use crate::pulse::command::{event, facility, op};
 use crate::pulse::frame;
@@ -116,7 +117,7 @@ pub(super) struct Sink {
     delay: VecDeque<f64>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Source {
     pub index: u32,
     pub name: String,
@@ -137,6 +138,8 @@ pub(super) struct Source {
 pub(super) enum Carried {
     Sink(u32),
     Microphone,
+    /// What comes through the FIFO of a module.
+    Pipe(u32),
 }
 
 /// A loop inside the card, of `module-loopback`.
@@ -168,6 +171,7 @@ pub struct Engine {
     pub(super) samples: Vec<Sample>,
     pub(super) modules: Vec<Module>,
     pub(super) loops: Vec<Loop>,
+    pub(super) pipes: Vec<Pipe>,
     pub(super) default_sink: String,
     pub(super) default_source: String,
     pub(super) now: Now,
@@ -186,9 +190,9 @@ pub struct Engine {
     happened: Vec<Happened>,
     mark: u64,
     mixed: u64,
-    phase: u64,
+    pub(super) phase: u64,
     /// Where the microphone is in its file.
-    mic_at: usize,
+    pub(super) mic_at: usize,
 }
 
 impl Engine {
@@ -205,6 +209,7 @@ impl Engine {
             samples: Vec::new(),
             modules: Vec::new(),
             loops: Vec::new(),
+            pipes: Vec::new(),
             default_sink: "loopbox".to_owned(),
             default_source: "loopbox.mic".to_owned(),
             now: Now::default(),
@@ -676,67 +681,6 @@ impl Engine {
         match self.heard.last_mut() {
             Some(Heard::Samples(samples)) => samples.extend_from_slice(&sink.bus),
             _ => self.heard.push(Heard::Samples(sink.bus.clone())),
-        }
-    }
-
-    /// What the microphone carries next.
-    fn microphone(&mut self, frames: usize) -> Vec<f64> {
-        let channels = usize::from(self.options.spec.channels);
-        let samples = frames * channels;
-        let first = self.phase;
-        self.phase += frames as u64;
-        match &self.options.mic {
-            Mic::Loop => self.sinks.first().map(|sink| sink.bus.clone()).unwrap_or_default(),
-            Mic::Silence | Mic::Wav(_) => vec![0.0; samples],
-            Mic::Samples(kept) => {
-                let length = kept.len().max(1);
-                let first = self.mic_at;
-                self.mic_at = (first + samples) % length;
-                (0..samples).map(|n| kept.get((first + n) % length).map_or(0.0, |x| f64::from(*x))).collect()
-            }
-            Mic::Tone(hertz) => {
-                let rate = f64::from(self.options.spec.rate);
-                let tone = |n: u64| (std::f64::consts::TAU * (n as f64 * *hertz / rate).fract()).sin() * 0.1;
-                (first..first + frames as u64).flat_map(|n| std::iter::repeat_n(tone(n), channels)).collect()
-            }
-        }
-    }
-
-    fn record(&mut self, frames: usize, direct: &BTreeMap<u32, Vec<f64>>) {
-        let channels = self.options.spec.channels;
-        let wanted = |source: &Source| {
-            self.records.values().any(|record| record.source == source.index && !record.corked)
-                || self.loops.iter().any(|one| one.source == source.index)
-        };
-        let wanted: Vec<bool> = self.sources.iter().map(wanted).collect();
-        let listened = self.sources.iter().zip(&wanted).any(|(s, wanted)| *wanted && s.carries == Carried::Microphone);
-        let microphone = if listened { self.microphone(frames) } else { Vec::new() };
-        for (source, _) in self.sources.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
-            let carried = match source.carries {
-                Carried::Microphone => microphone.as_slice(),
-                Carried::Sink(sink) => {
-                    self.sinks.iter().find(|s| s.index == sink).map(|s| s.bus.as_slice()).unwrap_or_default()
-                }
-            };
-            let mut samples = match &source.order {
-                None => carried.to_vec(),
-                Some(order) => {
-                    let reordered = |frame: &[f64]| -> Vec<f64> {
-                        order.iter().map(|from| frame.get(*from).copied().unwrap_or(0.0)).collect()
-                    };
-                    carried.chunks_exact(channels.into()).flat_map(reordered).collect()
-                }
-            };
-            source.volume.apply(&mut samples, channels);
-            for record in self.records.values_mut().filter(|record| record.source == source.index) {
-                match record.direct {
-                    Some(input) => record.take(direct.get(&input).map_or(&samples, |alone| alone)),
-                    None => record.take(&samples),
-                }
-            }
-            for one in self.loops.iter_mut().filter(|one| one.source == source.index) {
-                one.delay.extend(&samples);
-            }
         }
     }
 

@@ -6,19 +6,23 @@
 //!              │◄─────── Engine::outgoing, heard, due       replies, the mix, when it wants to be called again
 //! ```
 
+mod carry;
 mod create;
 mod dispatch;
 mod driver;
 mod engine;
+mod fifo;
 mod folder;
 mod info;
 mod module;
+mod pipe;
 mod stream;
 
 use std::time::Duration;
 
 pub use driver::{Card, Environment, Meter};
 pub use engine::{Engine, Happened, Heard};
+pub use pipe::Opening;
 
 use crate::pcm::{Format, Map, Spec, default_map};
 use crate::{Error, Kind, Result};
@@ -275,6 +279,10 @@ pub fn fuzz(data: &[u8]) {
         now.nanos += 1_000_000;
         engine.advance(now);
         let _ = (engine.due(), engine.heard());
+        for opening in engine.openings() {
+            engine.opened(&opening, first & 2 == 0);
+            engine.pipe_came(opening.module, piece);
+        }
         if engine.is_over(client) {
             break;
         }

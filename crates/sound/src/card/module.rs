@@ -1,6 +1,6 @@
 //! Modules, as `pactl load-module` asks for them.
 
-use super::dispatch::{Done, Fault, YES, no, reply};
+use super::dispatch::{Asker, Done, Fault, YES, no, reply};
 use super::engine::{Carried, Engine, Loop, Module, SINKS_MAX, Source};
 use super::stream::Volume;
 use crate::pcm::Position;
@@ -8,28 +8,28 @@ use crate::pulse::command::{code, event, facility};
 use crate::pulse::tag::Reader;
 
 /// Most sources, those of sinks among them.
-const SOURCES_MAX: usize = 64;
+pub(super) const SOURCES_MAX: usize = 64;
 /// Most loops inside the card.
 const LOOPS_MAX: usize = 16;
 /// Longest name of a sink or a source.
 const NAME_MAX: usize = 128;
 
 /// The words of a module's argument: `name=value`, the value perhaps in quotes.
-struct Arguments<'a>(&'a str);
+pub(super) struct Arguments<'a>(&'a str);
 
 impl<'a> Arguments<'a> {
-    fn value(&self, key: &str) -> Option<&'a str> {
+    pub(super) fn value(&self, key: &str) -> Option<&'a str> {
         let words = self.0.split_whitespace().filter_map(|word| word.split_once('='));
         words.filter(|(name, _)| *name == key).map(|(_, value)| value.trim_matches(['"', '\''])).next()
     }
 
-    fn positions(&self, key: &str) -> Option<Vec<Position>> {
+    pub(super) fn positions(&self, key: &str) -> Option<Vec<Position>> {
         self.value(key)?.split(',').map(Position::from_name).collect()
     }
 }
 
 impl Engine {
-    pub(super) fn load_module(&mut self, r: &mut Reader<'_>) -> Done {
+    pub(super) fn load_module(&mut self, asker: Asker, r: &mut Reader<'_>) -> Done {
         let (name, argument) = (r.text()?.unwrap_or_default(), r.text()?.unwrap_or_default());
         let arguments = Arguments(&argument);
         let index = self.take_index();
@@ -37,6 +37,7 @@ impl Engine {
             "module-null-sink" => self.load_null_sink(index, &arguments)?,
             "module-remap-source" => self.load_remap_source(index, &arguments)?,
             "module-loopback" => self.load_loopback(index, &arguments)?,
+            "module-pipe-source" => return self.load_pipe_source(asker, index, &arguments, &argument),
             _ => return no(code::MODINITFAILED),
         }
         self.modules.push(Module { index, name, argument });
@@ -46,7 +47,7 @@ impl Engine {
         })
     }
 
-    fn is_free(&self, name: &str) -> bool {
+    pub(super) fn is_free(&self, name: &str) -> bool {
         let taken = self.sinks.iter().any(|s| s.name == name) || self.sources.iter().any(|s| s.name == name);
         !name.is_empty() && name.len() <= NAME_MAX && !taken
     }
@@ -138,10 +139,13 @@ impl Engine {
         let sinks: Vec<u32> = self.sinks.iter().filter(|s| s.module == Some(index)).map(|s| s.index).collect();
         // With a sink, or a source, goes what carries it.
         let orphan = |source: &Source| {
-            source.module == Some(index) || matches!(source.carries, Carried::Sink(sink) if sinks.contains(&sink))
+            source.module == Some(index)
+                || source.carries == Carried::Pipe(index)
+                || matches!(source.carries, Carried::Sink(sink) if sinks.contains(&sink))
         };
         let sources: Vec<u32> = self.sources.iter().filter(|s| orphan(s)).map(|s| s.index).collect();
         self.sinks.retain(|sink| !sinks.contains(&sink.index));
+        self.pipes.retain(|pipe| pipe.module() != index);
         self.sources.retain(|source| !sources.contains(&source.index));
         self.loops.retain(|one| one.module != index && !sinks.contains(&one.sink) && !sources.contains(&one.source));
         if self.sink(None, None).is_err() {
