@@ -9,6 +9,7 @@ pub mod file;
 pub mod fuse;
 pub mod fuse_ring;
 pub mod guest;
+pub mod image;
 pub mod io_uring;
 pub mod loop_device;
 pub mod mapping;

@@ -1,7 +1,6 @@
 //! The one thread that does the card's I/O: it waits for clients and for the time that the engine asks for.
 
 use std::ffi::OsString;
-use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -19,6 +18,10 @@ use super::folder::Output;
 use super::{Engine, Heard, Now, Options};
 use crate::{Error, Kind, Result};
 
+/// Time without clients after which memory that is not needed is given back.
+const QUIET: Duration = Duration::from_millis(300);
+/// Bytes that are read at once. A buffer of that size is only in memory as far as it was ever filled.
+const BUFFER_BYTES: usize = 64 << 10;
 /// Most bytes that are taken from one client before the others have their turn.
 const READ_BYTES: usize = 256 << 10;
 
@@ -84,6 +87,7 @@ impl Card {
             stop: stopped,
             clients: Vec::new(),
             fifos: Vec::new(),
+            lean: false,
             wav,
             failure: None,
         };
@@ -176,6 +180,8 @@ struct Driver {
     stop: OwnedFd,
     clients: Vec<(u32, UnixStream)>,
     fifos: Vec<Fifo>,
+    /// Whether memory was given back since the last client came.
+    lean: bool,
     wav: Option<Output>,
     failure: Option<Error>,
 }
@@ -191,15 +197,14 @@ impl Driver {
             nanos: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
             wall_micros: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64,
         };
-        let mut bytes = vec![0; 64 << 10];
+        let mut bytes = Vec::with_capacity(BUFFER_BYTES);
         loop {
             self.engine.advance(now());
             self.write_heard();
             self.send();
             let Some(ready) = self.wait()? else { break };
             for (client, stream) in ready.into_iter().filter_map(|at| self.clients.get(at)) {
-                // Gone: it is found when it is read from again.
-                let _ = receive(&mut self.engine, *client, stream, &mut bytes, now);
+                receive(&mut self.engine, *client, stream, &mut bytes, now);
             }
             self.pipes(&mut bytes);
             self.accept();
@@ -213,7 +218,7 @@ impl Driver {
     }
 
     /// Waits for something to do: the clients that have sent something, or `None` when it is to end.
-    fn wait(&self) -> Result<Option<Vec<usize>>> {
+    fn wait(&mut self) -> Result<Option<Vec<usize>>> {
         let mut wanted = vec![PollFd::new(&self.stop, PollFlags::IN)];
         let full = self.clients.len() >= CLIENTS_MAX;
         wanted.push(PollFd::new(&self.listener, if full { PollFlags::empty() } else { PollFlags::IN }));
@@ -225,10 +230,23 @@ impl Driver {
         for fifo in self.fifos.iter().filter(|fifo| self.engine.pipe_room(fifo.module()) > 0) {
             wanted.push(PollFd::new(fifo, PollFlags::IN));
         }
-        let timeout = self.engine.due().map(Duration::from_nanos);
+        let due = self.engine.due().map(Duration::from_nanos);
+        let quiet = due.is_none() && self.clients.is_empty() && !self.lean;
+        let timeout = due.or(quiet.then_some(QUIET));
         let timeout =
             timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
-        match rustix::event::poll(&mut wanted, timeout.as_ref()) {
+        let woken = match rustix::event::poll(&mut wanted, timeout.as_ref()) {
+            Ok(0) if quiet => {
+                // Most of what a start and a client need is not needed to wait for the next one. Nothing lies between the
+                // code that is let go of and waiting, which would have it back.
+                self.lean = true;
+                sys::image::trim_heap();
+                sys::image::forget_code();
+                rustix::event::poll(&mut wanted, None)
+            }
+            woken => woken,
+        };
+        match woken {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Error::io("waiting for the clients of the sound card", error)),
         }
@@ -242,7 +260,7 @@ impl Driver {
     }
 
     /// Opens the FIFOs that were asked for, lets go of those of modules that are gone, and reads from the others.
-    fn pipes(&mut self, bytes: &mut [u8]) {
+    fn pipes(&mut self, bytes: &mut Vec<u8>) {
         for opening in self.engine.openings() {
             let client = self.clients.iter().find(|(client, _)| *client == opening.client());
             let fifo = client.and_then(|(_, stream)| Fifo::open(stream, opening.module, &opening.path).ok());
@@ -252,11 +270,8 @@ impl Driver {
         let engine = &mut self.engine;
         self.fifos.retain(|fifo| engine.has_pipe(fifo.module()));
         for fifo in &self.fifos {
-            let room = engine.pipe_room(fifo.module()).min(bytes.len());
-            let part = bytes.get_mut(..room).unwrap_or_default();
-            if let Some(came) = fifo.read(part).filter(|came| *came > 0) {
-                engine.pipe_came(fifo.module(), part.get(..came).unwrap_or_default());
-            }
+            bytes.clear();
+            engine.pipe_came(fifo.module(), fifo.read(bytes, engine.pipe_room(fifo.module())));
         }
     }
 
@@ -267,6 +282,7 @@ impl Driver {
                 && let Some(client) = self.engine.connect()
             {
                 self.clients.push((client, stream));
+                self.lean = false;
             }
         }
     }
@@ -299,35 +315,22 @@ impl Driver {
     }
 }
 
-fn receive(
-    engine: &mut Engine,
-    client: u32,
-    mut stream: &UnixStream,
-    bytes: &mut [u8],
-    now: impl Fn() -> Now,
-) -> std::io::Result<()> {
+fn receive(engine: &mut Engine, client: u32, stream: &UnixStream, bytes: &mut Vec<u8>, now: impl Fn() -> Now) {
     let mut taken = 0;
     while taken < READ_BYTES {
-        let length = match stream.read(bytes) {
-            Ok(0) => {
-                engine.end(client);
-                return Ok(());
-            }
-            Ok(length) => length,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                engine.end(client);
-                return Err(error);
-            }
-        };
-        engine.receive(now(), client, bytes.get(..length).unwrap_or_default());
-        taken += length;
-        if length < bytes.len() {
-            return Ok(());
+        bytes.clear();
+        match rustix::io::read(stream, rustix::buffer::spare_capacity(bytes)) {
+            Ok(length) if length > 0 => taken += length,
+            Err(Errno::AGAIN) => return,
+            Err(Errno::INTR) => continue,
+            // Gone: what it has sent is still done.
+            Ok(_) | Err(_) => return engine.end(client),
+        }
+        engine.receive(now(), client, bytes);
+        if bytes.len() < bytes.capacity() {
+            return;
         }
     }
-    Ok(())
 }
 
 /// Sends as much as the socket takes; false when the other side is gone.

@@ -56,9 +56,14 @@ impl Fifo {
         self.module
     }
 
-    /// Bytes that were read, as many as there are and the buffer holds.
-    pub fn read(&self, bytes: &mut [u8]) -> Option<usize> {
-        if bytes.is_empty() { None } else { rustix::io::read(&self.fd, bytes).ok() }
+    /// What has come, at most `most` bytes and what an empty buffer has room for.
+    pub fn read<'a>(&self, buffer: &'a mut Vec<u8>, most: usize) -> &'a [u8] {
+        let room = buffer.spare_capacity_mut();
+        let most = most.min(room.len());
+        match room.get_mut(..most).filter(|room| !room.is_empty()).map(|room| rustix::io::read(&self.fd, room)) {
+            Some(Ok((came, _))) => came,
+            _ => &[],
+        }
     }
 }
 
