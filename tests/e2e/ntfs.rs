@@ -30,7 +30,7 @@ fn it_is_looked_into() {
     assert_eq!(session.shell("cat copy; getfattr --only-values -n user.note copy"), "small\nsmall\n");
     let info = session.done(["info", &disk]);
     assert!(info.contains("ntfs") && info.contains("Labél") && !info.contains("not read yet"), "{info}");
-    let line = session.fails(&["mkdir", &inside("/new")]);
+    let line = session.fails(["mkdir", &inside("/new")]);
     assert!(line.contains("ntfs, which loopbox reads and does not write"), "{line}");
 }
 
