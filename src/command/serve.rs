@@ -138,7 +138,7 @@ fn security(args: &Tls, address: &Address) -> std::result::Result<Option<Securit
         None => {
             let bound = match address {
                 Address::Tcp(text) => text.to_socket_addrs().map(Iterator::collect).unwrap_or_default(),
-                Address::Unix(_) => vec![],
+                Address::Unix(_) | Address::Passed => vec![],
             };
             let made = certificate::make(bound.iter().map(SocketAddr::ip), args.certificate.as_deref())?;
             made.configuration(&[]).context(|| "TLS")?
@@ -150,7 +150,9 @@ fn security(args: &Tls, address: &Address) -> std::result::Result<Option<Securit
 /// Serves until it is told to end.
 pub fn run(args: &Args) -> Result {
     args.key.remember();
-    if args.nbd.is_none() && !args.stdio && args.vhost_user.is_none() && !args.ublk && args.command.is_empty() {
+    let said = args.nbd.is_some() || args.stdio || args.vhost_user.is_some() || args.ublk || !args.command.is_empty();
+    let passed = if said { None } else { Address::passed() };
+    if !said && passed.is_none() {
         let ways = "no way to serve: say --nbd ADDRESS, --vhost-user SOCKET, --ublk, --stdio, or -- COMMAND";
         return Err(Error::new(Kind::Invalid, ways).into());
     }
@@ -173,18 +175,19 @@ pub fn run(args: &Args) -> Result {
         let place = Where { disk: Some(&disk), ublk, ..Where::default() };
         return serve(args, exports, places, &place, &signals, |stop| server.serve(&stop));
     }
-    let folder = if args.nbd.is_none() { Some(Folder::new()?) } else { None };
-    let address = match (&args.nbd, &folder) {
+    let mut folder = None;
+    let address = match (&args.nbd, passed) {
         (Some(text), _) => Address::parse(text)?,
-        (None, Some(Folder(path))) => Address::Unix(path.join("nbd.sock")),
-        (None, None) => return Ok(Status::Done),
+        (None, Some(passed)) => passed,
+        (None, None) => Address::Unix(folder.insert(Folder::new()?).0.join("nbd.sock")),
     };
     let security = security(&args.tls, &address)?;
     let server = Server::bind(&address, security, args.beyond_loopback, exports.clone())?;
     let (uri, socket) = (server.uri()?, server.socket().map(Path::to_path_buf));
     let folder = folder.as_ref().map(|Folder(path)| path.as_path());
     let leftover = folder.or(socket.as_deref());
-    let place = Where { uri: Some(&uri), socket: socket.as_deref(), leftover, ..Where::default() };
+    let passed = address == Address::Passed;
+    let place = Where { uri: Some(&uri), socket: socket.as_deref(), leftover, passed, ..Where::default() };
     serve(args, exports, places, &place, &signals, |stop| server.serve(&stop, ending, &warn))
 }
 
@@ -223,6 +226,8 @@ struct Where<'a> {
     ublk: Option<ublk::Identity>,
     /// What is to be removed when this is killed.
     leftover: Option<&'a Path>,
+    /// The socket was passed to this program.
+    passed: bool,
 }
 
 /// Says where, or runs the command; and serves until it is told to end, or the command has.
@@ -252,7 +257,8 @@ fn serve(
         Some((program, words)) => Some(spawn(program, words, place, signals)?),
         None => None,
     };
-    if child.is_none() {
+    // Who passed a socket knows where it is, and may have use for standard output.
+    if child.is_none() && !place.passed {
         print::line(&location)?;
         std::io::stdout().flush()?;
     }

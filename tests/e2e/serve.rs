@@ -203,6 +203,8 @@ assert runs[-1] == 2
 
 fails(errno.EINVAL, h.pread, 512, size)
 fails(errno.EINVAL, h.pread, 2, size - 1)
+fails(errno.EINVAL, h.pread, 0, 0)
+fails(errno.EINVAL, h.pwrite, b"", 0)
 fails(errno.ENOSPC, h.pwrite, b"xy", size - 1)
 fails(errno.ENOSPC, h.zero, 512, size)
 fails(errno.EINVAL, h.trim, 512, size)
@@ -335,18 +337,39 @@ fn fio_verifies_what_it_wrote_on_several_connections() {
     }
 }
 
-/// A client that keeps 32 requests under way for ever, and says when it has begun.
-const ENDLESS: &str = r#"
-import os, nbd
-h.connect_uri(os.environ["uri"])
+/// A thousand clients, one after the other, each killed with 32 requests under way.
+const KILLED: &str = r#"
+import os, nbd, signal
 buffers = [nbd.Buffer(65536) for _ in range(32)]
 data = nbd.Buffer.from_bytearray(bytearray(b"x" * 65536))
-print("begun", flush=True)
-while True:
-    cookies = [h.aio_pread(b, n * 65536) if n % 2 else h.aio_pwrite(data, n * 65536) for n, b in enumerate(buffers)]
-    while cookies:
-        h.poll(-1)
-        cookies = [cookie for cookie in cookies if not h.aio_command_completed(cookie)]
+
+def ask(begun):
+    client = nbd.NBD()
+    client.connect_uri(os.environ["uri"])
+    while True:
+        under_way = [client.aio_pread(buffer, n * 65536) if n % 2 else client.aio_pwrite(data, n * 65536)
+                     for n, buffer in enumerate(buffers)]
+        os.write(begun, b"!")
+        while under_way:
+            client.poll(-1)
+            under_way = [cookie for cookie in under_way if not client.aio_command_completed(cookie)]
+
+for n in range(1000):
+    heard, begun = os.pipe()
+    victim = os.fork()
+    if victim == 0:
+        try:
+            ask(begun)
+        finally:
+            os._exit(1)
+    os.close(begun)
+    # Some at once, some after a few rounds.
+    for _ in range(1 + n % 3):
+        assert os.read(heard, 1) == b"!"
+    os.kill(victim, signal.SIGKILL)
+    assert os.waitpid(victim, 0)[1] == signal.SIGKILL
+    os.close(heard)
+print("all killed")
 "#;
 
 #[test]
@@ -382,11 +405,8 @@ h.flush()
 sys.exit(0 if n > 20 else 1)
 "#,
     );
-    for _ in 0..20 {
-        let mut victim = nbdsh(ENDLESS);
-        victim.kill().unwrap();
-        victim.wait().unwrap();
-    }
+    let killed = run_command(session.command("nbdsh").env("uri", &server.uri).args(["-c", KILLED]));
+    assert_eq!(killed.trim(), "all killed");
     std::fs::write(session.join("nbd.sock.enough"), "").unwrap();
     assert!(other.wait().unwrap().success(), "the client that stayed");
     wait_until("the threads of all clients are gone", || threads() == without_clients);
@@ -429,6 +449,33 @@ os.kill({}, 9)
         run_command(session.command("cp").args(["/dev/null"]).arg(&disk));
         run_command(session.command("truncate").arg("--size=1M").arg(&disk));
     }
+}
+
+#[test]
+fn clients_start_it_and_pass_their_socket() {
+    requires!("nbdinfo", "nbdcopy");
+    let session = Session::new(User::Ordinary, "nbd-passed");
+    let disk = image(&session, "disk.img", 4 * MIB);
+    let program = crate::session::program();
+    let served = |options: &[&str]| {
+        let mut words = vec!["--", "[", words(program), "serve", words(&disk)];
+        words.extend(options);
+        words.push("]");
+        words.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let said = run_command(session.command("nbdinfo").arg("--json").args(served(&["--read-only"])));
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&said["exports"][0]["export-size"], &said["exports"][0]["is_read_only"]),
+        (&(4 * MIB).into(), &true.into())
+    );
+    // Standard output is the client's.
+    let output = rig::output(session.command("nbdcopy").args(served(&[])).arg("-"));
+    assert!(output.status.success() && output.stdout == std::fs::read(&disk).unwrap(), "{}", rig::text(&output));
+    // What is passed to another process counts for nothing.
+    let mut other = session.loopbox();
+    let output = rig::output(other.args(["serve", words(&disk)]).env("LISTEN_FDS", "1").env("LISTEN_PID", "1"));
+    assert!(rig::text(&output).contains("no way to serve"), "{}", rig::text(&output));
 }
 
 #[test]

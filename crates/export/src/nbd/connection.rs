@@ -512,6 +512,10 @@ impl<W: Write + Send> Shared<'_, W> {
         }
         if request.command != command::FLUSH {
             check_range(self.device.size(), request.offset, request.len)?;
+            // What such a request means the protocol leaves open; nbdkit answers so too.
+            if request.len == 0 {
+                return Err(Error::new(Kind::Invalid, "a request of no bytes"));
+            }
         }
         match request.command {
             command::READ => {
@@ -539,9 +543,6 @@ impl<W: Write + Send> Shared<'_, W> {
             command::BLOCK_STATUS => {
                 if !self.dialect.allocation {
                     return Err(Error::new(Kind::Invalid, "no context was chosen"));
-                }
-                if request.len == 0 {
-                    return Err(Error::new(Kind::Invalid, "a status of no bytes"));
                 }
                 let runs = self.runs(request)?;
                 reply::block_status(output, self.dialect, request, &runs);
@@ -584,10 +585,6 @@ impl<W: Write + Send> Shared<'_, W> {
         };
         let end = request.offset.saturating_add(request.len);
         let holes = self.dialect.structured && request.flags & flag::DF == 0;
-        if request.len == 0 {
-            reply::done(output, self.dialect, request);
-            return Ok(Answered::Yes);
-        }
         let mut data = None;
         let mut at = request.offset;
         while at < end {

@@ -1,8 +1,8 @@
 //! Listening, counting connections, ending.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, ToSocketAddrs as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use block::{Error, Kind, Result, ResultExt as _};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::AddressFamily;
 use rustix::pipe::PipeFlags;
 
 use super::connection::{Connection, Direct};
@@ -34,9 +35,22 @@ pub enum Address {
     Unix(PathBuf),
     /// TCP: `127.0.0.1:10809`, `[::1]:10809`, `localhost:10809`.
     Tcp(String),
+    /// The socket that whoever started this program listens on; see [`Address::passed`].
+    Passed,
 }
 
+/// The descriptor of the first socket that is passed to a program: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
+const PASSED_FD: RawFd = 3;
+
 impl Address {
+    /// The socket that was passed to this program, as systemd does it and libnbd's programs do (`nbdinfo -- [ loopbox serve
+    /// disk.img ]`): by `LISTEN_PID` and `LISTEN_FDS` in its environment, sd_listen_fds(3).
+    pub fn passed() -> Option<Self> {
+        let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+        let ours = number("LISTEN_PID") == Some(std::process::id()) && number("LISTEN_FDS") == Some(1);
+        ours.then_some(Self::Passed)
+    }
+
     /// Reads `unix:PATH`, a path with a slash in it, `HOST:PORT`, `tcp:HOST:PORT`, or a port on 127.0.0.1.
     ///
     /// # Errors
@@ -82,8 +96,25 @@ pub struct Security {
 
 #[derive(Debug)]
 enum Listener {
-    Unix(UnixListener, Name),
+    /// Its name, unless it belongs to whoever passed the socket.
+    Unix(UnixListener, Option<Name>),
     Tcp(TcpListener),
+}
+
+impl Listener {
+    /// The socket that was passed.
+    fn passed() -> Result<Self> {
+        let what = || "the socket that was passed to this program";
+        let socket = sys::file::duplicate(PASSED_FD).context(what)?;
+        let failed = |errno| Error::io(what(), errno);
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket).map_err(failed)?;
+        let domain = rustix::net::sockopt::socket_domain(&socket).map_err(failed)?;
+        match domain {
+            AddressFamily::UNIX if listens => Ok(Self::Unix(socket.into(), None)),
+            AddressFamily::INET | AddressFamily::INET6 if listens => Ok(Self::Tcp(socket.into())),
+            _ => Err(Error::new(Kind::Invalid, format!("{}: none of TCP or unix that listens", what()))),
+        }
+    }
 }
 
 /// A server that listens. Dropping it takes its unix socket away.
@@ -113,25 +144,22 @@ impl Server {
         let listener = match address {
             Address::Unix(path) => {
                 let (listener, name) = socket::listen(path)?;
-                Listener::Unix(listener, name)
+                Listener::Unix(listener, Some(name))
             }
+            Address::Passed => Listener::passed()?,
             Address::Tcp(text) => {
                 let what = || format!("listening on {text}");
                 let mut addresses = text.to_socket_addrs().context(what)?;
                 let chosen = addresses.next();
                 let chosen = chosen.ok_or_else(|| Error::new(Kind::NotFound, format!("no address for {text}")))?;
-                let required = security.as_ref().is_some_and(|security| security.required);
-                if !chosen.ip().is_loopback() && !required && !beyond_loopback {
-                    return Err(Error::new(
-                        Kind::NotPermitted,
-                        format!(
-                            "{chosen} can be reached from other machines, and NBD without TLS trusts them all: take 127.0.0.1, or say --tls, or --beyond-loopback"
-                        ),
-                    ));
-                }
+                may_listen(chosen, security.as_ref(), beyond_loopback)?;
                 Listener::Tcp(TcpListener::bind(chosen).context(what)?)
             }
         };
+        if let (Address::Passed, Listener::Tcp(listener)) = (address, &listener) {
+            let address = listener.local_addr().context(|| "address of a listening socket")?;
+            may_listen(address, security.as_ref(), beyond_loopback)?;
+        }
         match &listener {
             Listener::Unix(listener, _) => listener.set_nonblocking(true),
             Listener::Tcp(listener) => listener.set_nonblocking(true),
@@ -140,10 +168,10 @@ impl Server {
         Ok(Self { listener, security, exports: exports.into(), windows: Windows::default(), live: Mutex::default() })
     }
 
-    /// The path of the unix socket, absolute.
+    /// The path of the unix socket that was made, absolute.
     pub fn socket(&self) -> Option<&Path> {
         match &self.listener {
-            Listener::Unix(_, name) => Some(&name.path),
+            Listener::Unix(_, name) => name.as_ref().map(|name| name.path.as_path()),
             Listener::Tcp(_) => None,
         }
     }
@@ -156,7 +184,12 @@ impl Server {
     pub fn uri(&self) -> Result<String> {
         let scheme = if self.security.is_some() { "nbds" } else { "nbd" };
         Ok(match &self.listener {
-            Listener::Unix(_, name) => format!("{scheme}+unix:///?socket={}", escaped(&name.path)),
+            Listener::Unix(_, Some(name)) => format!("{scheme}+unix:///?socket={}", escaped(&name.path)),
+            Listener::Unix(listener, None) => {
+                let address = listener.local_addr().context(|| "address of a listening socket")?;
+                let path = address.as_pathname().unwrap_or(Path::new(""));
+                format!("{scheme}+unix:///?socket={}", escaped(path))
+            }
             Listener::Tcp(listener) => {
                 format!("{scheme}://{}", listener.local_addr().context(|| "address of a listening socket")?)
             }
@@ -359,6 +392,19 @@ impl Server {
         let Some(export) = self.exports.get(index) else { return Ok(()) };
         Connection::new(input, output, export, dialect, direct).serve()
     }
+}
+
+/// TCP that other machines reach takes TLS, or a word that says so.
+fn may_listen(address: SocketAddr, security: Option<&Security>, beyond_loopback: bool) -> Result<()> {
+    if address.ip().is_loopback() || beyond_loopback || security.is_some_and(|security| security.required) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::NotPermitted,
+        format!(
+            "{address} can be reached from other machines, and NBD without TLS trusts them all: take 127.0.0.1, or say --tls, or --beyond-loopback"
+        ),
+    ))
 }
 
 fn drain(gone: &OwnedFd) {
