@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod setup;
 mod shell;
+mod suites;
 mod test;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ cargo xtask COMMAND
   ci             format, lints, docs, licences, `test`, and a short run of each fuzz target
   fuzz [SECONDS] each fuzz target for so long (default 60)
   demo-image     make test_data/demo.iso anew, from the project's documents
+  suites         the test suite of libnbd, fetched, built, and pointed at loopbox
   bench [NAME]   measure against the peers and write docs/performance.md
 ";
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
             Err(_) => Err("fuzz takes a number of seconds".to_owned()),
         },
         Some("demo-image") => demo::run(),
+        Some("suites") => suites::run(),
         Some("bench") => bench::run(rest),
         None | Some("help" | "-h" | "--help") => {
             print!("{HELP}");
