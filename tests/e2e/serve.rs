@@ -415,40 +415,49 @@ sys.exit(0 if n > 20 else 1)
     server.end();
 }
 
+/// Reads what the round before flushed; writes on one connection, flushes on another, and kills the server.
+const FLUSHED: &str = r#"
+import os
+round = int(os.environ["round"])
+h.connect_uri(os.environ["uri"])
+for place in (4096, 700 << 10):
+    assert h.pread(8, place) == (round - 1).to_bytes(8, "big"), place
+if int(os.environ["server"]):
+    other = nbd.NBD()
+    other.connect_uri(os.environ["uri"])
+    assert h.can_multi_conn()
+    h.pwrite(round.to_bytes(8, "big"), 4096)
+    h.pwrite(round.to_bytes(8, "big"), 700 << 10)
+    other.flush()
+    h.pwrite(b"nobody said that this is safe", 65536)
+    os.kill(int(os.environ["server"]), 9)
+"#;
+
 #[test]
 fn what_was_flushed_outlives_the_server() {
-    requires!("nbdsh");
+    requires!("nbdsh", "qemu-img");
     let session = Session::new(User::Ordinary, "nbd-restart");
     let disk = session.join("disk.img");
     run_command(session.command("truncate").arg("--size=1M").arg(&disk));
-    for (words, image_words) in [("disk.img", "disk.img"), ("disk.img,overlay=changes", "changes")] {
-        for round in 1..=3_u64 {
+    let qcow2 = session.join("disk.qcow2");
+    run_command(session.command("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&qcow2).arg("1M"));
+    for words in ["disk.img,overlay=changes", "disk.img", "disk.qcow2"] {
+        let ask = |round: u64, kill: bool| {
             // A socket that the killed one left is no obstacle.
             let server = Server::start(&session, &[words, "--nbd", "unix:nbd.sock"]);
-            let script = format!(
-                r#"
-import os
-h.connect_uri(os.environ["uri"])
-assert h.pread(8, 4096) == ({round} - 1).to_bytes(8, "big")
-h.pwrite(({round}).to_bytes(8, "big"), 4096)
-h.flush()
-h.pwrite(b"nobody said that this is safe", 65536)
-print("begun", flush=True)
-os.kill({}, 9)
-"#,
-                server.process.id()
-            );
-            run_command(session.command("nbdsh").env("uri", &server.uri).args(["-c", &script]));
-            drop(server);
-            assert!(session.join(image_words).exists());
+            let mut nbdsh = session.command("nbdsh");
+            nbdsh.env("uri", &server.uri).env("round", round.to_string());
+            nbdsh.env("server", if kill { server.id() } else { 0 }.to_string());
+            run_command(nbdsh.args(["-c", "import nbd", "-c", FLUSHED]));
+            server
+        };
+        for round in 1..=3 {
+            drop(ask(round, true));
         }
-        let server = Server::start(&session, &[words, "--nbd", "unix:nbd.sock"]);
-        let script = r#"h.connect_uri(os.environ["uri"]); assert h.pread(8, 4096) == (3).to_bytes(8, "big")"#;
-        run_command(session.command("nbdsh").env("uri", &server.uri).args(["-c", "import os", "-c", script]));
-        assert_eq!(server.end(), "");
-        run_command(session.command("cp").args(["/dev/null"]).arg(&disk));
-        run_command(session.command("truncate").arg("--size=1M").arg(&disk));
+        assert_eq!(ask(4, false).end(), "");
     }
+    assert!(session.join("changes").exists());
+    run_command(session.command("qemu-img").args(["check", "-q"]).arg(&qcow2));
 }
 
 #[test]
