@@ -89,9 +89,17 @@ pub fn measure(path: &Path) -> Result<Measure> {
     })
 }
 
+/// What is left, a frame later, of the level that a crossing is compared to: it halves in 10 ms or so.
+const LEVEL_FADE: f64 = 0.999;
+/// A wave that is smaller than this share of the level is what a filter leaves behind the end of a tone, and no wave of it.
+const LEAST_WAVE: f64 = 1.0 / 16.0;
+
 /// Rising zero crossings, each at a fraction of a frame.
 #[derive(Default)]
 struct Crossings {
+    level: f64,
+    /// Whether it was far enough below zero.
+    low: bool,
     last: f64,
     at: f64,
     first: Option<f64>,
@@ -103,7 +111,9 @@ struct Crossings {
 
 impl Crossings {
     fn take(&mut self, sample: f64) {
-        if self.last < 0.0 && sample >= 0.0 {
+        self.level = (self.level * LEVEL_FADE).max(sample.abs());
+        self.low |= sample < -self.level * LEAST_WAVE;
+        if self.last < 0.0 && sample >= 0.0 && std::mem::take(&mut self.low) {
             let place = self.at - sample / (sample - self.last);
             match self.first {
                 None => self.first = Some(place),
@@ -281,6 +291,12 @@ mod tests {
         // The gap is not counted as a slower tone, what is shorter than one is.
         assert!((measure.tone_hertz - 1000.0).abs() < 10.0, "{measure:?}");
         assert!((measure.sound_seconds - 0.302).abs() < 0.002, "{measure:?}");
+        // What a filter leaves behind the end is not counted as a higher one.
+        let mut rings = tone(4810, 997.0);
+        rings.extend(
+            (0..100).flat_map(|n| [0.01 * (-f64::from(n) / 8.0).exp() * if n % 2 == 0 { 1.0 } else { -1.0 }; 2]),
+        );
+        assert!((file(&rings).tone_hertz - 997.0).abs() < 2.0);
         let silence = file(&[0.0; 100]);
         assert_eq!((silence.gaps, silence.sound_seconds, silence.tone_hertz), (0, 0.0, 0.0));
         assert!(expectations("sound>0s").unwrap()[0].failure(&silence).is_some());
