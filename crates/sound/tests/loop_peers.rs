@@ -138,7 +138,7 @@ fn a_card_that_drifts_is_followed() {
     std::fs::write(scratch.join("in.raw"), tone).unwrap();
     let file = scratch.join("in.raw");
     run(&from_server, "paplay", &["--raw", "--format=s16le", "--rate=48000", "--channels=1", file.to_str().unwrap()]);
-    let follows = |status: &Status| matches!(status.state, State::Following(ratio) if (ratio - 1.0003).abs() < 20e-6);
+    let follows = |status: &Status| matches!(status.state, State::Following(ratio) if (ratio - 1.0003).abs() < 50e-6);
     let status = looping.until("the drift", follows);
     println!("{status:?}");
     looping.end().unwrap();
