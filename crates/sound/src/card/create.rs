@@ -68,7 +68,7 @@ impl Engine {
         }
         stream.properties = self.client(asker)?.properties.clone();
         stream.properties.update(2, &properties);
-        let missing = stream.buffer.request(true);
+        let missing = stream.buffer.request(true, 0);
         let answer = reply(|packet| {
             packet.u32(channel).u32(index).u32(missing);
             put_attributes(packet, attributes);

@@ -48,10 +48,12 @@ impl Engine {
             return;
         };
         let mut rest = bytes;
+        let mut only_samples = true;
         loop {
             let taken = match frames.next(rest) {
                 Ok(Some((Frame::Packet(packet), taken))) => {
                     self.command(client, &packet);
+                    only_samples = false;
                     taken
                 }
                 Ok(Some((Frame::Samples { channel, seek, length, bytes }, taken))) => {
@@ -71,6 +73,7 @@ impl Engine {
         }
         if let Some(client) = self.clients.get_mut(&client) {
             client.frames = frames;
+            client.only_samples = only_samples;
         }
         self.send_requests(false);
     }

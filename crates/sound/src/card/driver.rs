@@ -186,6 +186,14 @@ struct Driver {
     failure: Option<Error>,
 }
 
+/// What there is to do.
+struct Ready {
+    /// Places of the clients that are to be read from.
+    clients: Vec<usize>,
+    /// Whether somebody connects.
+    newcomers: bool,
+}
+
 impl Driver {
     fn run(mut self) -> Result<()> {
         // A free clock waits for everybody, and takes all the time that it gets.
@@ -203,11 +211,13 @@ impl Driver {
             self.write_heard();
             self.send();
             let Some(ready) = self.wait()? else { break };
-            for (client, stream) in ready.into_iter().filter_map(|at| self.clients.get(at)) {
+            for (client, stream) in ready.clients.into_iter().filter_map(|at| self.clients.get(at)) {
                 receive(&mut self.engine, *client, stream, &mut bytes, now);
             }
             self.pipes(&mut bytes);
-            self.accept();
+            if ready.newcomers {
+                self.accept();
+            }
         }
         self.engine.advance(now());
         self.write_heard();
@@ -217,20 +227,24 @@ impl Driver {
         }
     }
 
-    /// Waits for something to do: the clients that have sent something, or `None` when it is to end.
-    fn wait(&mut self) -> Result<Option<Vec<usize>>> {
+    /// Waits for something to do, or `None` when it is to end.
+    fn wait(&mut self) -> Result<Option<Ready>> {
+        let due = self.engine.due();
+        let can_wait =
+            |client| !self.engine.is_behind(client) && due.is_some_and(|nanos| self.engine.can_wait(client, nanos));
+        let waiting: Vec<bool> = self.clients.iter().map(|(client, _)| can_wait(*client)).collect();
         let mut wanted = vec![PollFd::new(&self.stop, PollFlags::IN)];
         let full = self.clients.len() >= CLIENTS_MAX;
         wanted.push(PollFd::new(&self.listener, if full { PollFlags::empty() } else { PollFlags::IN }));
-        for (client, stream) in &self.clients {
-            let read = if self.engine.is_behind(*client) { PollFlags::empty() } else { PollFlags::IN };
+        for ((client, stream), waits) in self.clients.iter().zip(&waiting) {
+            let read = if *waits || self.engine.is_behind(*client) { PollFlags::empty() } else { PollFlags::IN };
             let write = if self.engine.waits_for(*client) { PollFlags::OUT } else { PollFlags::empty() };
             wanted.push(PollFd::new(stream, read | write));
         }
         for fifo in self.fifos.iter().filter(|fifo| self.engine.pipe_room(fifo.module()) > 0) {
             wanted.push(PollFd::new(fifo, PollFlags::IN));
         }
-        let due = self.engine.due().map(Duration::from_nanos);
+        let due = due.map(Duration::from_nanos);
         let quiet = due.is_none() && self.clients.is_empty() && !self.lean;
         let timeout = due.or(quiet.then_some(QUIET));
         let timeout =
@@ -256,7 +270,8 @@ impl Driver {
         if happened(0) {
             return Ok(None);
         }
-        Ok(Some((0..self.clients.len()).filter(|at| happened(at + 2)).collect()))
+        let clients = waiting.iter().enumerate().filter(|(at, waits)| **waits || happened(at + 2)).map(|(at, _)| at);
+        Ok(Some(Ready { clients: clients.collect(), newcomers: happened(1) }))
     }
 
     /// Opens the FIFOs that were asked for, lets go of those of modules that are gone, and reads from the others.

@@ -38,6 +38,9 @@ const FREE_BLOCKS: usize = 32;
 const TICK_NANOS: u64 = 50_000_000;
 /// Time that a free clock waits for a program that neither writes nor reads.
 const PATIENCE_NANOS: u64 = 2_000_000_000;
+/// Longest time that samples may lie in a socket, and what has to be left to play when they are taken.
+const WAIT_NANOS: u64 = 1_200_000;
+const WAIT_MARGIN_NANOS: u64 = 4_000_000;
 const NANOS: u128 = 1_000_000_000;
 
 /// What the WAV file gets.
@@ -81,6 +84,8 @@ pub(super) struct Client {
     pub subscription: u32,
     pub properties: Properties,
     pub frames: frame::Reader,
+    /// Whether what it sent last was samples and nothing else.
+    pub only_samples: bool,
     pub outgoing: Vec<u8>,
     pub next_channel: u32,
     pub uploads: BTreeMap<u32, Upload>,
@@ -333,6 +338,19 @@ impl Engine {
     /// Whether a client is to be hung up on.
     pub fn is_over(&self, client: u32) -> bool {
         self.clients.get(&client).is_none_or(|client| client.over)
+    }
+
+    /// Whether what a client sends can wait for the card's next turn, `nanos` from now: it sends nothing but samples, and its
+    /// streams have enough to play until long after that.
+    pub fn can_wait(&self, client: u32, nanos: u64) -> bool {
+        let plays_on = |stream: &Playback| {
+            let frames = u128::from(nanos + WAIT_MARGIN_NANOS) * u128::from(stream.spec.rate) / NANOS;
+            stream.is_running() && stream.frames() as u128 >= frames
+        };
+        nanos <= WAIT_NANOS
+            && self.keeps_time()
+            && self.clients.get(&client).is_some_and(|client| client.only_samples)
+            && self.playbacks.values().filter(|s| s.owner.is_some_and(|owner| owner.client == client)).all(plays_on)
     }
 
     /// Whether so much waits for a client that nothing is to be read from it.
@@ -725,9 +743,14 @@ impl Engine {
     /// Asks clients for what their streams have consumed.
     pub(super) fn send_requests(&mut self, now: bool) {
         let mut requests = Vec::new();
+        // Requests go with fragments of what is recorded, as if both were in time.
+        let recorded = self.records.values().filter(|record| !record.corked).map(Record::pending_seconds);
+        let late = recorded.min_by(f64::total_cmp).unwrap_or(f64::INFINITY);
         for stream in self.playbacks.values_mut() {
             let Some(owner) = stream.owner else { continue };
-            let bytes = stream.buffer.request(now && stream.frames() == 0);
+            let late = (late * f64::from(stream.spec.rate)).ceil() as usize;
+            let late = late.saturating_mul(stream.spec.frame_bytes());
+            let bytes = stream.buffer.request(now && stream.frames() == 0, late);
             if bytes > 0 {
                 requests.push((owner, bytes));
             }

@@ -368,6 +368,11 @@ impl Record {
         self.written += (self.pending.len() - before) as u64;
     }
 
+    /// Seconds of what it has recorded and not sent.
+    pub fn pending_seconds(&self) -> f64 {
+        (self.pending.len() / self.spec.frame_bytes()) as f64 / f64::from(self.spec.rate)
+    }
+
     /// Frames of a card of that rate until a fragment is full.
     pub fn due(&self, rate: u32) -> Option<u64> {
         let left = (self.fragsize as usize).saturating_sub(self.pending.len()).div_ceil(self.spec.frame_bytes());

@@ -189,15 +189,16 @@ impl Buffer {
         self.prebuffering = false;
     }
 
-    /// Bytes to ask the client for; 0 for no request. `now` asks for less than `minreq`, too.
-    pub fn request(&mut self, now: bool) -> u32 {
+    /// Bytes to ask the client for; 0 for no request. `now` asks for less than `minreq`, too. Of what was played since a whole
+    /// request, as much as `late` bytes is asked for with the next one, when that is a little: this one should have been
+    /// earlier.
+    pub fn request(&mut self, now: bool, late: usize) -> u32 {
         let least = if now || self.is_prebuffering() { 1 } else { i64::from(self.attributes.minreq) };
         if self.missing < least {
             return 0;
         }
-        // A little that was played since the last whole request, because it was late, is asked for with the next.
         let minreq = i64::from(self.attributes.minreq.max(1));
-        let over = self.missing % minreq;
+        let over = (self.missing % minreq).min(i64::try_from(late).unwrap_or(i64::MAX));
         let left = if least > 1 && over < minreq / 4 { over } else { 0 };
         let asked = u32::try_from(self.missing - left).unwrap_or(u32::MAX).min(i32::MAX as u32);
         self.missing -= i64::from(asked);
@@ -238,19 +239,21 @@ mod tests {
     #[test]
     fn requests_follow_consumption_even_past_tlength() {
         let mut buffer = buffer(20);
-        assert_eq!(buffer.request(false), 40);
+        assert_eq!(buffer.request(false, 100), 40);
         assert!(buffer.write(&[1; 10]) && buffer.is_prebuffering());
         assert!(buffer.write(&[1; 70]) && !buffer.is_prebuffering());
-        assert_eq!((buffer.request(false), buffer.before_request()), (0, 10));
+        assert_eq!((buffer.request(false, 100), buffer.before_request()), (0, 10));
         assert_eq!(read(&mut buffer, 13), [1; 13]);
-        assert_eq!((buffer.request(false), buffer.request(false)), (13, 0));
+        assert_eq!((buffer.request(false, 100), buffer.request(false, 100)), (13, 0));
         buffer.skip(5);
-        assert_eq!((buffer.before_request(), buffer.request(false), buffer.request(true)), (5, 0, 5));
+        assert_eq!((buffer.before_request(), buffer.request(false, 100), buffer.request(true, 100)), (5, 0, 5));
         // A little too late: the next request is in time.
         buffer.skip(11);
-        assert_eq!((buffer.request(false), buffer.before_request()), (10, 9));
+        assert_eq!((buffer.request(false, 100), buffer.before_request()), (10, 9));
         buffer.skip(9);
-        assert_eq!(buffer.request(false), 10);
+        assert_eq!(buffer.request(false, 100), 10);
+        buffer.skip(12);
+        assert_eq!((buffer.request(false, 1), buffer.before_request()), (11, 9));
     }
 
     #[test]
