@@ -32,11 +32,11 @@ pub(crate) mod sequential;
 mod snapshot;
 mod table;
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use block::bytes::read_vec;
+use block::cache::Cache;
 use block::{
     BlockDevice, Error, Extent, Kind, Limits, Poison, ReadAt, Result, ResultExt as _, Source, Storage, Zero,
     check_range,
@@ -56,8 +56,8 @@ const STRIPES: usize = 64;
 const STRIPE_CLUSTERS: u64 = 8;
 /// The longest run that is looked for at one time, entries of a table: who asks for one small piece pays for the look.
 const RUN_ENTRIES_MAX: usize = 64;
-/// Unpacked clusters that are kept.
-const UNPACKED_MAX: usize = 16;
+/// Bytes of unpacked clusters that are kept.
+const UNPACKED_BYTES_MAX: usize = 64 << 20;
 
 /// A qcow2 image, as the disk that it holds.
 pub struct Qcow2 {
@@ -77,7 +77,10 @@ pub struct Qcow2 {
     /// Whether the header says already that it is being written to.
     begun: AtomicBool,
     beginning: Mutex<()>,
-    unpacked: Mutex<VecDeque<(Packed, Arc<[u8]>)>>,
+    unpacked: Cache<Arc<[u8]>>,
+    /// How often places were given up: what was unpacked before may be another's place now.
+    given_up: AtomicU64,
+    decoders: compress::Decoders,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,7 +163,9 @@ impl Qcow2 {
             poison: Poison::new(),
             begun: AtomicBool::new(false),
             beginning: Mutex::new(()),
-            unpacked: Mutex::default(),
+            unpacked: Cache::new(UNPACKED_BYTES_MAX, |cluster: &Arc<[u8]>| cluster.len()),
+            given_up: AtomicU64::new(0),
+            decoders: compress::Decoders::default(),
             header,
             storage,
         })
@@ -254,30 +259,20 @@ impl Qcow2 {
         if first.is_empty() { Ok(()) } else { backing.read_at(first, at).context(|| "reading the backing file") }
     }
 
+    /// A cluster, unpacked; what can be given up is held by the caller.
     fn unpack(&self, packed: Packed) -> Result<Arc<[u8]>> {
-        {
-            let mut kept = locked(&self.unpacked);
-            if let Some(at) = kept.iter().position(|(key, _)| *key == packed)
-                && let Some(found) = kept.remove(at)
-            {
-                let bytes = Arc::clone(&found.1);
-                kept.push_back(found);
-                return Ok(bytes);
-            }
-        }
-        // At most a cluster and a sector: the field has no more bits.
-        let len = packed.len.min(self.storage.size().saturating_sub(packed.host));
-        let len = usize::try_from(len.min(self.geometry.cluster().saturating_mul(2))).unwrap_or(0);
-        let bytes = read_vec(&self.storage, packed.host, len)
-            .map_err(|error| Corrupt::Truncated("a compressed cluster").with(error))?;
-        let cluster = compress::unpack(self.header.compression, &bytes, self.geometry.cluster() as usize)?;
-        let cluster: Arc<[u8]> = cluster.into();
-        let mut kept = locked(&self.unpacked);
-        if kept.len() >= UNPACKED_MAX {
-            kept.pop_front();
-        }
-        kept.push_back((packed, Arc::clone(&cluster)));
-        Ok(cluster)
+        // Of fewer than 2 to the power of 14 sectors.
+        let sectors = packed.len.div_ceil(512) & 0x3fff;
+        let key = (packed.host, self.given_up.load(Ordering::Acquire).wrapping_shl(14) | sectors);
+        self.unpacked.get(key, || {
+            // At most a cluster and a sector: the field has no more bits.
+            let len = packed.len.min(self.storage.size().saturating_sub(packed.host));
+            let len = usize::try_from(len.min(self.geometry.cluster().saturating_mul(2))).unwrap_or(0);
+            let bytes = read_vec(&self.storage, packed.host, len)
+                .map_err(|error| Corrupt::Truncated("a compressed cluster").with(error))?;
+            let bytes_of_cluster = self.geometry.cluster() as usize;
+            Ok(self.decoders.unpack(self.header.compression, &bytes, bytes_of_cluster)?.into())
+        })
     }
 
     /// Reads a run that [`Qcow2::run`] has found.
@@ -389,7 +384,7 @@ impl Qcow2 {
         }
         if !freed.is_empty() {
             let _nobody_reads = self.reuse.write().unwrap_or_else(PoisonError::into_inner);
-            locked(&self.unpacked).clear();
+            self.given_up.fetch_add(1, Ordering::AcqRel);
             let mut counts = locked(&self.counts);
             for (first, count) in freed {
                 counts.release(&*self.storage, first, count)?;
