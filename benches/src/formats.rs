@@ -98,11 +98,15 @@ fn writes(program: &str, scratch: &Scratch, full: &str) -> Vec<Row> {
     let path = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
     let (ours, theirs) = (path("written.qcow2"), path("written-by-qemu.qcow2"));
     let (our_socket, socket) = (path("writes.sock"), path("writes-qemu.sock"));
-    let load = Load { bytes: 4096, depth: 32, random: true, write: true };
+    let small = Load { bytes: 4096, depth: 32, random: true, write: true };
+    let large = Load { bytes: 1 << 20, depth: 4, random: false, ..small };
+    let (copy, create) = (vec!["cp", full], vec!["qemu-img", "create", "-q", "-f", "qcow2"]);
     let mut rows = Vec::new();
-    for (what, make) in [
-        ("4 KiB random writes over data, 32 under way", vec!["cp", full]),
-        ("4 KiB random writes into an empty image, 32 under way", vec!["qemu-img", "create", "-q", "-f", "qcow2"]),
+    for (what, load, make) in [
+        ("4 KiB random writes over data, 32 under way", small, &copy),
+        ("4 KiB random writes into an empty image, 32 under way", small, &create),
+        ("1 MiB writes in order over data, 4 under way", large, &copy),
+        ("1 MiB writes in order into an empty image, 4 under way", large, &create),
     ] {
         // A new image each time: one that was written to is not empty any more.
         let begin = |image: &str| {
