@@ -56,7 +56,8 @@ impl Names {
         let broken = || Corrupt::Index.at("index of a directory");
         let mut names = Self::default();
         names.add(index.root.get(16..).ok_or_else(broken)?).ok_or_else(broken)?;
-        if let (Some(blocks), Some(bitmap)) = (&index.blocks, &index.bitmap) {
+        if let Some(blocks) = &index.blocks {
+            let bitmap = index.bitmap.as_ref().ok_or_else(broken)?;
             let block_bytes = le_u32(&index.root, 8).filter(|bytes| bytes.is_power_of_two());
             let block_bytes = block_bytes.filter(|bytes| (512..=BLOCK_BYTES_MAX).contains(bytes)).ok_or_else(broken)?;
             let count = blocks.size() >> block_bytes.trailing_zeros();

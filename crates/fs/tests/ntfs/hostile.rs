@@ -1,11 +1,13 @@
 //! Broken volumes: an error, or some tree; never a panic, a hang, or more memory than the limits allow.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use block::bytes::Bytes;
-use loopbox_fs::ntfs::Ntfs;
+use loopbox_fs::ntfs::{Corrupt, Ntfs};
 use loopbox_fs::testing::explore::explore;
 use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
+use loopbox_fs::{Cursor, FileSystem as _};
 use rig::tree::text;
 use rig::{Scratch, requires, requires_root};
 
@@ -61,4 +63,30 @@ fn mutations_of_what_ntfs_3g_wrote() {
     for len in (0..sound.len()).step_by(40_009) {
         loopbox_fs::ntfs::fuzz(&sound[..len]);
     }
+}
+
+/// Gives the bitmap of the root directory, record 5, a type that nobody knows.
+fn lose_bitmap(volume: &mut [u8]) {
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let is_root = |at: &usize| &volume[*at..at + 4] == b"FILE" && word(volume, at + 44) == 5;
+    let record = (0..volume.len()).step_by(512).find(is_root).unwrap();
+    let mut at = record + usize::from(volume[record + 20]);
+    while word(volume, at) != 0xb0 {
+        at += word(volume, at + 4) as usize;
+    }
+    volume[at] = 0xb1;
+}
+
+#[test]
+fn a_directory_that_lost_its_bitmap_is_not_shown_in_part() {
+    requires!("mkntfs", "ntfs-3g", "setfattr");
+    requires_root!();
+    let mut volume = sound();
+    let list = |volume: &[u8]| {
+        let ntfs = Ntfs::open(Arc::new(Bytes(volume.to_vec())))?;
+        ntfs.read_dir(ntfs.root(), Cursor::START, &mut |_| ControlFlow::Continue(()))
+    };
+    list(&volume).unwrap();
+    lose_bitmap(&mut volume);
+    assert_eq!(list(&volume).unwrap_err().find::<Corrupt>(), Some(&Corrupt::Index));
 }
