@@ -30,6 +30,7 @@ mod net_peers;
 mod net_run;
 mod net_show;
 mod ntfs;
+mod real_images;
 mod run_files;
 mod run_killed;
 mod run_machines;

@@ -59,6 +59,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "ssh"),
     ("openssh-server", "a real server"),
     ("openssl", "certificates as others make them"),
+    ("p7zip-full", "7z: archives and images as another one reads them"),
     ("parted", "partition tables"),
     ("pigz", "gzip by several threads"),
     ("pixz", "xz files of many blocks"),

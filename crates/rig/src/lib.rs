@@ -19,6 +19,7 @@ use std::process::{Command, Output, Stdio};
 
 pub mod guest;
 pub mod kernel;
+pub mod package;
 pub mod sound;
 pub mod tree;
 pub mod vhost;

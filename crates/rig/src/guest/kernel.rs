@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{FlockOperation, flock};
+use crate::package;
 
 /// Packages that only name another, the newest kernel; the first that the archive has.
 const PACKAGES: &[&str] = &["linux-image-6.12-amd64", "linux-image-amd64"];
@@ -29,9 +29,7 @@ impl Kernel {
             return Err("guests are x86-64".to_owned());
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest");
-        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let lock = std::fs::File::create(folder.join("lock")).map_err(|error| format!("lock of the guest: {error}"))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|error| format!("lock of the guest: {error}"))?;
+        let _lock = package::locked(&folder)?;
         if !folder.join(WHOLE).exists() {
             download(&folder)?;
         }
@@ -115,27 +113,16 @@ fn entry(line: &str) -> Option<(String, Vec<String>)> {
 }
 
 fn download(folder: &Path) -> Result<(), String> {
-    let run = |command: &mut Command| {
-        let output = command.current_dir(folder).output().map_err(|error| format!("{command:?}: {error}"))?;
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(format!("{command:?}: {}", crate::text(&output).trim().replace('\n', "; "))),
-        }
-    };
     let named = PACKAGES.iter().find_map(|package| {
-        let text = run(Command::new("apt-cache").args(["depends", package])).ok()?;
+        let text = package::run(folder, Command::new("apt-cache").args(["depends", package])).ok()?;
         let depends = text.lines().find_map(|line| line.trim().strip_prefix("Depends: ").map(str::to_owned));
         depends.filter(|package| package.starts_with("linux-image-"))
     });
-    let package = named.ok_or("apt knows no linux-image-amd64: `apt-get update` brings its lists")?;
-    run(Command::new("apt-get").args(["download", "-qq", &package]))?;
-    let mut debs = folder.read_dir().map_err(|error| error.to_string())?.flatten().map(|entry| entry.path());
-    let deb = debs.find(|path| path.extension().is_some_and(|end| end == "deb")).ok_or("apt-get brought no package")?;
-    let _ = std::fs::remove_dir_all(folder.join("kernel"));
-    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg("kernel"))?;
-    std::fs::remove_file(&deb).map_err(|error| error.to_string())?;
+    let named = named.ok_or("apt knows no linux-image-amd64: `apt-get update` brings its lists")?;
+    package::download(folder, &named, "kernel")?;
     let kernel = Kernel::find(&folder.join("kernel")).ok_or("a package without a kernel")?;
     let version = kernel.modules.file_name().unwrap_or_default();
-    run(Command::new(crate::which("depmod").unwrap_or("depmod".into())).args(["-b", "kernel"]).arg(version))?;
+    let depmod = crate::which("depmod").unwrap_or("depmod".into());
+    package::run(folder, Command::new(depmod).args(["-b", "kernel"]).arg(version))?;
     std::fs::write(folder.join(WHOLE), "").map_err(|error| error.to_string())
 }
