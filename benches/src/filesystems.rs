@@ -1,5 +1,5 @@
-//! Compressed images read, searched, and copied out of: against the kernel's loop mount, squashfuse_ll, erofsfuse,
-//! unsquashfs, fsck.erofs and 7z.
+//! Images read, searched, and copied out of: against the kernel's loop mount, squashfuse_ll, erofsfuse, fusefat, exfat-fuse,
+//! ntfs-3g, unsquashfs, fsck.erofs, mcopy and 7z.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,7 +20,8 @@ const BIG_BYTES: usize = 128 << 20;
 struct Format {
     name: &'static str,
     image: PathBuf,
-    fuse: &'static str,
+    /// The peer's program, and the words that mount and unmount.
+    fuse: Option<(&'static str, Vec<&'static str>, Vec<&'static str>)>,
     extract: Vec<Extractor>,
 }
 
@@ -38,20 +39,49 @@ pub fn rows(program: &Path) -> Vec<Row> {
     let erofs = scratch.join("bench.erofs");
     let words = ["--quiet", "-zlz4hc,6", "-C65536"].map(OsStr::new);
     rig::run("mkfs.erofs", [&words[..], &[erofs.as_os_str(), tree.as_os_str()]].concat());
+    let fat = written(program, &scratch, &tree, "fat");
+    let exfat = written(program, &scratch, &tree, "exfat");
+    let udf = scratch.join("bench.udf");
+    let words = ["-quiet", "-udf", "-o"].map(OsStr::new);
+    rig::run("genisoimage", [&words[..], &[udf.as_os_str(), tree.as_os_str()]].concat());
     let seven: Extractor = ("7z", vec!["7z", "x", "-y", "-oDIR", "IMAGE"]);
     let formats = [
         Format {
             name: "squashfs",
             image: squashfs,
-            fuse: "squashfuse_ll",
-            extract: vec![("unsquashfs", vec!["unsquashfs", "-q", "-n", "-f", "-d", "DIR", "IMAGE"]), seven],
+            fuse: Some(("squashfuse_ll", vec!["squashfuse_ll", "IMAGE", "DIR"], FUSERMOUNT.to_vec())),
+            extract: vec![("unsquashfs", vec!["unsquashfs", "-q", "-n", "-f", "-d", "DIR", "IMAGE"]), seven.clone()],
         },
         Format {
             name: "erofs",
             image: erofs,
-            fuse: "erofsfuse",
+            fuse: Some(("erofsfuse", vec!["erofsfuse", "IMAGE", "DIR"], FUSERMOUNT.to_vec())),
             extract: vec![("fsck.erofs", vec!["fsck.erofs", "--extract=DIR", "--overwrite", "IMAGE"])],
         },
+        Format {
+            name: "vfat",
+            image: fat,
+            fuse: Some(("fusefat", vec!["fusefat", "-o", "ro", "IMAGE", "DIR"], UMOUNT.to_vec())),
+            extract: vec![("mcopy", vec!["mcopy", "-s", "-m", "-n", "-Q", "-i", "IMAGE", "::*", "DIR"]), seven.clone()],
+        },
+        Format {
+            name: "exfat",
+            image: exfat,
+            // It takes block devices alone, which mount makes.
+            fuse: Some((
+                "mount.exfat-fuse",
+                vec!["mount", "-t", "exfat-fuse", "-o", "loop,ro", "IMAGE", "DIR"],
+                UMOUNT.to_vec(),
+            )),
+            extract: Vec::new(),
+        },
+        Format {
+            name: "ntfs",
+            image: ntfs(&scratch, &tree),
+            fuse: Some(("ntfs-3g", vec!["ntfs-3g", "-o", "ro", "IMAGE", "DIR"], UMOUNT.to_vec())),
+            extract: vec![seven.clone()],
+        },
+        Format { name: "udf", image: udf, fuse: None, extract: vec![seven] },
     ];
     let mut rows = Vec::new();
     for format in &formats {
@@ -59,6 +89,30 @@ pub fn rows(program: &Path) -> Vec<Row> {
         rows.extend(copied_rows(program, &scratch, &tree, format));
     }
     rows
+}
+
+const FUSERMOUNT: &[&str] = &["fusermount3", "-u", "DIR"];
+const UMOUNT: &[&str] = &["umount", "DIR"];
+
+/// A tree in a file system that loopbox writes.
+fn written(program: &Path, scratch: &Scratch, tree: &Path, kind: &str) -> PathBuf {
+    let image = scratch.join(format!("bench.{kind}"));
+    let words = ["create", "--fs", kind, "--size", "768M", "--from"].map(OsStr::new);
+    rig::run_command(Command::new(program).args(words).arg(tree).arg(&image));
+    image
+}
+
+/// The same in an NTFS volume, by ntfs-3g.
+fn ntfs(scratch: &Scratch, tree: &Path) -> PathBuf {
+    let (image, folder) = (scratch.join("bench.ntfs"), scratch.join("ntfs-written"));
+    fs::File::create(&image).unwrap().set_len(768 << 20).unwrap();
+    fs::create_dir_all(&folder).unwrap();
+    rig::run("mkntfs", ["-q".as_ref(), "-F".as_ref(), image.as_os_str()]);
+    let writer = Mounter::new("ntfs-3g", &["ntfs-3g", "IMAGE", "DIR"], UMOUNT);
+    writer.mount(&image, &folder);
+    rig::run("cp", ["-rT".as_ref(), tree.as_os_str(), folder.as_os_str()]);
+    writer.umount(&image, &folder);
+    image
 }
 
 fn tree(scratch: &Scratch) -> PathBuf {
@@ -86,10 +140,11 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
     let (own, image) = (program.to_str().unwrap(), &format.image);
     let mut mounters =
         vec![Mounter::new("loopbox", &[own, "mount", "--user", "IMAGE", "DIR"], &[own, "umount", "DIR"])];
-    if rig::which(format.fuse).is_some() {
-        mounters.push(Mounter::new(format.fuse, &[format.fuse, "IMAGE", "DIR"], &["fusermount3", "-u", "DIR"]));
-    } else {
-        eprintln!("  (no {}: left out)", format.fuse);
+    let fuse = format.fuse.as_ref().map_or("", |(name, ..)| *name);
+    match &format.fuse {
+        Some((name, mount, umount)) if rig::which(name).is_some() => mounters.push(Mounter::new(name, mount, umount)),
+        Some((name, ..)) => eprintln!("  (no {name}: left out)"),
+        None => {}
     }
     if rig::have_filesystem(format.name) {
         mounters.push(Mounter::new("kernel, loop", &["mount", "-o", "loop,ro", "IMAGE", "DIR"], &["umount", "DIR"]));
@@ -116,7 +171,7 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
             took
         });
     }
-    rows.push(contest.goal(1.0, format.fuse).run(9));
+    rows.push(contest.goal(1.0, fuse).run(9));
     // Mounted anew and the image's pages dropped: what each caches above it is gone with the mount.
     let mut cold = |name: &str, task: &dyn Fn(&Path), rounds: usize| {
         let mut contest = Contest::new(format!("{}: {name}, cold", format.name), Unit::Time);
@@ -131,7 +186,7 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
                 took
             });
         }
-        rows.push(contest.goal(2.0, format.fuse).run(rounds));
+        rows.push(contest.goal(2.0, fuse).run(rounds));
     };
     cold("128 MiB read in order", &|folder| read_all(&folder.join("big")), 3);
     cold(&format!("find over {FILES} files"), &|folder| find(folder), 3);
@@ -143,7 +198,7 @@ fn mounted_rows(program: &Path, scratch: &Scratch, format: &Format) -> Vec<Row> 
     for (mounter, folder) in &all {
         contest = contest.value(mounter.name, move || random_reads(folder));
     }
-    rows.push(contest.goal(2.0, format.fuse).run(2));
+    rows.push(contest.goal(2.0, fuse).run(2));
     for (mounter, folder) in &all {
         mounter.umount(image, folder);
     }

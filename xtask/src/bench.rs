@@ -6,8 +6,18 @@ use crate::setup;
 use crate::shell::{self, Result, cargo, root};
 
 /// Peers that only benchmarks need.
-const PACKAGES: &[&str] =
-    &["bubblewrap", "fuse2fs", "fuseiso", "p7zip-full", "passt", "slirp4netns", "socat", "squashfuse"];
+const PACKAGES: &[&str] = &[
+    "bubblewrap",
+    "fuse2fs",
+    "fusefat",
+    "fuseiso",
+    "genisoimage",
+    "p7zip-full",
+    "passt",
+    "slirp4netns",
+    "socat",
+    "squashfuse",
+];
 
 /// Builds, installs, measures; `words` are names of groups, none means all.
 pub fn run(words: &[String]) -> Result {
