@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use backing::{FileBacking, Memory, Open};
 use block::testing::conformance;
@@ -59,7 +60,7 @@ fn open(scratch: &rig::Scratch, name: &str, keep_bytes_max: u64) -> Result<Opene
     open_in(Arc::new(FileBacking::open(scratch.join(name), Open::READ)?), keep_bytes_max)
 }
 
-/// Reads forward, backward, anywhere (`times`), and from several threads.
+/// Reads in order on several threads, forward, backward, anywhere (`times`), and from several threads.
 fn check(opened: &Opened, expected: &[u8], times: usize, what: &str) {
     let device = &opened.device;
     let size = device.size();
@@ -69,6 +70,20 @@ fn check(opened: &Opened, expected: &[u8], times: usize, what: &str) {
         device.read_at(&mut bytes, offset).unwrap_or_else(|error| panic!("{what} at {offset}: {error:?}"));
         assert!(bytes == expected[offset as usize..offset as usize + len], "{what}: {len} bytes at {offset}");
     };
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..if times > 1 { 3 } else { 1 } {
+            scope.spawn(|| {
+                loop {
+                    let offset = next.fetch_add(1 << 20, Ordering::Relaxed);
+                    if offset >= size {
+                        return;
+                    }
+                    read(offset, (size - offset).min(1 << 20) as usize);
+                }
+            });
+        }
+    });
     read(size - 4000, 4000);
     for offset in (0..size).step_by(1 << 20) {
         read(offset, (size - offset).min(1 << 20) as usize);

@@ -14,7 +14,7 @@
 use std::fmt;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use block::bytes::read_vec;
 use block::cache::Cache;
@@ -38,6 +38,10 @@ use source::{Source, failed};
 const CACHE_BYTES: usize = 32 << 20;
 /// So many decoders are at work at one time, and stay where they are when they are done.
 const LANES: usize = 4;
+/// What is decoded before it is wanted, bytes: it has to stay remembered until then.
+const AHEAD_BYTES_MAX: u64 = 24 << 20;
+/// Who reads in order wants a piece that is not farther from the last one.
+const IN_ORDER_PIECES: u64 = 16;
 /// What comes out between two points, bytes, from which on the disk is rather kept as a whole.
 const GAP_BYTES_MAX: u64 = 32 << 20;
 /// The longest run of zeroes that is looked for at one time, pieces.
@@ -133,6 +137,8 @@ pub struct Compressed {
     index: Index,
     pieces: Cache<Arc<[u8]>>,
     lanes: [Mutex<Option<Live>>; LANES],
+    /// The piece that was decoded last.
+    last: AtomicU64,
 }
 
 impl fmt::Debug for Compressed {
@@ -151,7 +157,7 @@ impl Compressed {
     pub fn open(image: Arc<dyn Storage>, room: Arc<dyn Storage>, format: Format, name: &[u8]) -> Result<Self> {
         let index = Index::read(&room, format, name, image.size())?;
         let pieces = Cache::new(CACHE_BYTES, |piece: &Arc<[u8]>| piece.len());
-        Ok(Self { image, room, index, pieces, lanes: Default::default() })
+        Ok(Self { image, room, index, pieces, lanes: Default::default(), last: AtomicU64::new(0) })
     }
 
     /// What a user may want to know: words for [`crate::image::Details::features`].
@@ -243,11 +249,54 @@ impl Compressed {
     /// Fills `buf` with what comes out at `at`, which is behind `point` and before the next; or gives all of the piece,
     /// where another has decoded that meanwhile.
     fn decode(&self, buf: &mut [u8], at: u64, point: usize, piece: u64) -> Result<Option<Arc<[u8]>>> {
-        let Some(lane) = self.lanes.get(point % LANES) else { return Ok(None) };
-        let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut lane) = self.enter(point, piece) else { return Ok(None) };
         if let Some(piece) = self.pieces.peek((piece, 0)) {
             return Ok(Some(piece));
         }
+        self.decode_in(&mut lane, buf, at, point)?;
+        Ok(None)
+    }
+
+    /// The lane of a point. Who reads in order and finds another at work there does not wait, but decodes what will be
+    /// wanted next.
+    fn enter(&self, point: usize, piece: u64) -> Option<MutexGuard<'_, Option<Live>>> {
+        let lane = self.lanes.get(point % LANES)?;
+        let in_order = self.last.swap(piece, Ordering::Relaxed).abs_diff(piece) <= IN_ORDER_PIECES;
+        loop {
+            match lane.try_lock() {
+                Ok(lane) => return Some(lane),
+                Err(TryLockError::WouldBlock) if in_order && self.decode_ahead(point) => {}
+                Err(_) => return Some(lane.lock().unwrap_or_else(PoisonError::into_inner)),
+            }
+        }
+    }
+
+    /// Decodes a piece behind what `point` gives, where that is not far away, and no other is at it; whether it did.
+    fn decode_ahead(&self, point: usize) -> bool {
+        let next = point.saturating_add(1);
+        let Some(first) = self.index.points.get(next) else { return false };
+        let most = first.out.saturating_add(AHEAD_BYTES_MAX);
+        let mut ahead = (next..next.saturating_add(LANES.saturating_sub(1))).map(|point| {
+            let (from, lane) = (self.index.points.get(point)?.out, self.lanes.get(point % LANES)?);
+            let end = self.index.points.get(point.saturating_add(1)).map_or(self.index.size, |next| next.out);
+            let pieces = from.div_ceil(PIECE)..end / PIECE;
+            if self.index.format == Format::Gzip || end > most {
+                return None;
+            }
+            let mut lane = lane.try_lock().ok()?;
+            let new = |piece: &u64| self.known(*piece) != Some(Known::Zero) && self.pieces.peek((*piece, 0)).is_none();
+            let piece = pieces.into_iter().find(new)?;
+            let (start, len) = self.range(piece);
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+            // What fails here will fail, and be told, when it is wanted.
+            self.decode_in(&mut lane, &mut bytes, start, point).ok()?;
+            self.checked(piece, bytes).ok()
+        });
+        ahead.any(|piece| piece.is_some())
+    }
+
+    /// Fills `buf` with what comes out at `at`, which is behind `point` and before the next.
+    fn decode_in(&self, lane: &mut Option<Live>, buf: &mut [u8], at: u64, point: usize) -> Result<()> {
         let mut live = match lane.take() {
             Some(live) if live.point == point && live.at <= at => live,
             _ => self.start(point)?,
@@ -275,7 +324,7 @@ impl Compressed {
                 return Err(self.other_size());
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn read(&self, live: &mut Live, buf: &mut [u8]) -> Result<()> {
