@@ -34,6 +34,9 @@ fn session() -> Vec<u8> {
     let module = packet(op::LOAD_MODULE, 10, |p| {
         p.text("module-null-sink").text("sink_name=second");
     });
+    let pipe = packet(op::LOAD_MODULE, 17, |p| {
+        p.text("module-pipe-source").text("file=/a/b source_name=pipe rate=44100 channels=1");
+    });
     let name = packet(op::SET_CLIENT_NAME, 1, |p| {
         p.properties(&Properties::of(&[("application.name", "test")]));
     });
@@ -55,6 +58,7 @@ fn session() -> Vec<u8> {
             p.u32(2);
         }),
         module,
+        pipe,
         simple(op::GET_SINK_INFO_LIST, 12),
         simple(op::GET_SOURCE_OUTPUT_INFO_LIST, 13),
         of(op::FLUSH_PLAYBACK_STREAM, 14),
@@ -76,11 +80,14 @@ fn a_session_works_so_that_its_mutations_mean_something() {
     let mut engine = Engine::new(Options::default());
     let client = engine.connect().unwrap();
     engine.receive(at(0), client, &session());
+    let openings = engine.openings();
+    assert_eq!(openings.len(), 1);
+    engine.opened(&openings[0], true);
     let answers = answers(&mut engine, client);
     let errors: Vec<_> = answers.iter().filter(|(command, ..)| *command == op::ERROR).collect();
     assert!(errors.is_empty(), "{errors:?}");
     let replies = answers.iter().filter(|(command, ..)| *command == op::REPLY).count();
-    assert_eq!(replies, 14, "{answers:?}");
+    assert_eq!(replies, 15, "{answers:?}");
     assert!(!engine.is_over(client));
 }
 
@@ -114,6 +121,10 @@ fn ten_thousand_mutations_of_a_session_do_no_harm() {
         for (n, piece) in bad.chunks(1 + random(2000)).enumerate() {
             engine.receive(at(n as u64), client, piece);
             engine.advance(at(n as u64));
+            for opening in engine.openings() {
+                engine.opened(&opening, n % 2 == 0);
+                engine.pipe_came(opening.module, piece);
+            }
             assert!(engine.outgoing(client).unwrap().len() < 8 << 20);
             engine.heard();
         }
