@@ -5,6 +5,8 @@
 //! - [`Scratch`]: a folder that every user can reach, gone when dropped.
 //! - [`User`]: the same test as root and as an ordinary user.
 //! - [`guest`]: a Debian kernel in a machine of QEMU, with modules, disks and a script.
+//! - [`memory`]: how much of it a task may take.
+//! - [`package`]: files out of packages of Debian.
 //! - [`sound`]: other sound servers, without hardware.
 //! - [`vhost`]: the driver's side of a virtio disk, without a guest.
 //! - [`tree`]: a tree of files with everything awkward in it, and manifests of two trees to compare.
@@ -19,6 +21,7 @@ use std::process::{Command, Output, Stdio};
 
 pub mod guest;
 pub mod kernel;
+pub mod memory;
 pub mod package;
 pub mod sound;
 pub mod tree;

@@ -5,6 +5,7 @@
 //! Where rustix offers a safe call, use that and add nothing here.
 
 pub mod aes;
+pub mod allocation;
 pub mod file;
 pub mod fuse;
 pub mod fuse_ring;

@@ -6,6 +6,7 @@ use block::bytes::Bytes;
 use loopbox_fs::erofs::Erofs;
 use loopbox_fs::testing::explore::explore;
 use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
+use rig::memory::bounded;
 use rig::{Scratch, requires, tree};
 
 use crate::image::make;
@@ -39,7 +40,7 @@ fn mutate_image(options: &str, sound: &[u8]) {
             // A check sum would stop most of them at the door.
             bytes[1024 + 8] &= !1;
         },
-        |_, bytes| explored(bytes, Erofs::open),
+        |_, bytes| bounded(|| explored(bytes, Erofs::open)),
     );
 }
 

@@ -6,6 +6,7 @@ use block::bytes::Bytes;
 use loopbox_fs::ext4::{Ext4, Options};
 use loopbox_fs::testing::explore::explore;
 use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
+use rig::memory::bounded;
 use rig::{Scratch, requires, tree};
 
 use crate::image::{debugfs, make};
@@ -37,7 +38,7 @@ fn mutate(options: &str, journal: bool) {
                 spoil(random, byte);
             }
         },
-        |_, bytes| explored(bytes, |image| Ext4::open(image, reader)),
+        |_, bytes| bounded(|| explored(bytes, |image| Ext4::open(image, reader))),
     );
 }
 

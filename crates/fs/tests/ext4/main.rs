@@ -7,3 +7,6 @@ mod image;
 mod journal;
 mod kernel;
 mod mke2fs;
+
+#[global_allocator]
+static COUNTED: rig::memory::Counted = rig::memory::Counted;

@@ -9,6 +9,7 @@ use loopbox_fs::testing::model::disturb;
 use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
 use loopbox_fs::testing::scratch::Scratch as ScratchDevice;
 use loopbox_fs::{FileSystem as _, Writable as _};
+use rig::memory::bounded;
 use rig::{Scratch, requires};
 
 use crate::image::{Kind, SMALL, copy, fill, open_writable};
@@ -49,7 +50,7 @@ fn mutations_are_read_and_written() {
                 {
                     disturb(fat, number);
                 }
-                explored(bytes, |image| Fat::open(image, Options::default()))
+                bounded(|| explored(bytes, |image| Fat::open(image, Options::default())))
             },
         );
     }

@@ -9,3 +9,6 @@ mod hostile;
 mod image;
 mod read;
 mod write;
+
+#[global_allocator]
+static COUNTED: rig::memory::Counted = rig::memory::Counted;

@@ -8,6 +8,7 @@ use fs::iso9660::{Corrupt, Iso9660, Options, Tree};
 use fs::testing::model::Random;
 use fs::testing::mutate::{self, mutations, spoil};
 use fs::{Cursor, FileSystem, FileType};
+use rig::memory::bounded;
 use rig::{Scratch, requires};
 
 use crate::device::{Counted, Memory};
@@ -39,7 +40,7 @@ fn spoiled_images_are_errors_at_worst() {
                 if number % 50 == 0 {
                     bytes.truncate(Random::new(number).index(bytes.len()));
                 }
-                walk(bytes, &format!("{what}, mutation {number}"))
+                bounded(|| walk(bytes, &format!("{what}, mutation {number}")))
             },
         );
     }

@@ -14,6 +14,9 @@ use std::sync::Arc;
 
 use fs::iso9660::{Iso9660, Options, Tree};
 
+#[global_allocator]
+static COUNTED: rig::memory::Counted = rig::memory::Counted;
+
 /// Opens an image file.
 fn open(image: &Path, tree: Tree) -> Iso9660 {
     let device = Arc::new(device::File::open(image));

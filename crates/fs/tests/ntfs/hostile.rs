@@ -8,6 +8,7 @@ use loopbox_fs::ntfs::{Corrupt, Ntfs};
 use loopbox_fs::testing::explore::explore;
 use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
 use loopbox_fs::{Cursor, FileSystem as _};
+use rig::memory::bounded;
 use rig::tree::text;
 use rig::{Scratch, requires, requires_root};
 
@@ -58,7 +59,7 @@ fn mutations_of_what_ntfs_3g_wrote() {
                 spoil(random, &mut bytes[at]);
             }
         },
-        |_, bytes| explored(bytes, Ntfs::open),
+        |_, bytes| bounded(|| explored(bytes, Ntfs::open)),
     );
     for len in (0..sound.len()).step_by(40_009) {
         loopbox_fs::ntfs::fuzz(&sound[..len]);

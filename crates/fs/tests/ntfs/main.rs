@@ -6,3 +6,6 @@ mod guest;
 mod hostile;
 mod image;
 mod read;
+
+#[global_allocator]
+static COUNTED: rig::memory::Counted = rig::memory::Counted;

@@ -6,6 +6,7 @@ use block::bytes::Bytes;
 use loopbox_fs::squashfs::SquashFs;
 use loopbox_fs::testing::explore::explore;
 use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
+use rig::memory::bounded;
 use rig::{Scratch, requires, tree};
 
 use crate::image::make;
@@ -31,7 +32,7 @@ fn mutate(all_options: &[&str]) {
                 };
                 spoil(random, &mut bytes[at]);
             },
-            |_, bytes| explored(bytes, SquashFs::open),
+            |_, bytes| bounded(|| explored(bytes, SquashFs::open)),
         );
     }
 }

@@ -6,3 +6,6 @@ mod hostile;
 mod image;
 mod kernel;
 mod mksquashfs;
+
+#[global_allocator]
+static COUNTED: rig::memory::Counted = rig::memory::Counted;

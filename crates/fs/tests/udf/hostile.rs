@@ -6,6 +6,7 @@ use block::bytes::Bytes;
 use loopbox_fs::testing::explore::explore;
 use loopbox_fs::testing::mutate::{self, explored, mutations, spoil};
 use loopbox_fs::udf::Udf;
+use rig::memory::bounded;
 use rig::{Scratch, requires};
 
 use crate::bridge::disc;
@@ -40,7 +41,7 @@ fn mutate(sound: &[u8]) {
             spoil(random, &mut bytes[at]);
             mend(&mut bytes[block..block + BLOCK]);
         },
-        |_, bytes| explored(bytes, Udf::open),
+        |_, bytes| bounded(|| explored(bytes, Udf::open)),
     );
 }
 

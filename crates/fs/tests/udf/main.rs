@@ -5,3 +5,6 @@
 mod bridge;
 mod guest;
 mod hostile;
+
+#[global_allocator]
+static COUNTED: rig::memory::Counted = rig::memory::Counted;
