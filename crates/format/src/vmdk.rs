@@ -294,6 +294,9 @@ impl Packed {
             }
         }
         let marker = read_up_to(&self.storage, host, 12)?;
+        if marker.len() < 12 {
+            return Err(corrupt("a compressed VMDK grain that is cut short"));
+        }
         let len = le_u32(&marker, 8).map(u64::from).unwrap_or_default();
         // Deflate never makes much more of it than it was.
         if len == 0 || len > self.grain.saturating_mul(2).saturating_add(1024) {

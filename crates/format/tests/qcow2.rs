@@ -305,6 +305,28 @@ fn images_of_loopbox_are_read_and_written_by_qemu() {
 }
 
 #[test]
+fn a_compressed_cluster_that_is_cut_off_is_said_to_be() {
+    rig::requires!("qemu-img");
+    let qemu = Qemu::new();
+    let text: String = (0..40_000).map(|n| format!("{:08x}", n * 77_777_777_u64)).collect();
+    std::fs::write(qemu.path("disk.raw"), &text.as_bytes()[..256 << 10]).unwrap();
+    for compression in ["zlib", "zstd"] {
+        let options = format!("-o compression_type={compression}");
+        qemu.run(&format!("qemu-img convert -c {options} -f raw -O qcow2 disk.raw cut.qcow2"));
+        let file = std::fs::File::options().write(true).open(qemu.path("cut.qcow2")).unwrap();
+        let last = check(&*qemu.file("cut.qcow2", Open::READ), Repair::Nothing).unwrap();
+        assert_eq!(last.compressed_clusters, 4);
+        file.set_len(file.metadata().unwrap().len() - 5000).unwrap();
+        let image = Qcow2::open(qemu.file("cut.qcow2", Open::READ), None).unwrap();
+        let mut cluster = vec![0; 65536];
+        image.read_at(&mut cluster, 0).unwrap();
+        assert!(cluster == text.as_bytes()[..65536]);
+        let error = image.read_at(&mut cluster, 192 << 10).unwrap_err();
+        assert!(matches!(error.find(), Some(Corrupt::Truncated(_))), "{compression}: {error:?}");
+    }
+}
+
+#[test]
 fn snapshots_are_read_and_not_written_to() {
     rig::requires!("qemu-img", "qemu-io");
     let qemu = Qemu::new();

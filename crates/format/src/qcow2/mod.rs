@@ -270,8 +270,10 @@ impl Qcow2 {
             let len = usize::try_from(len.min(self.geometry.cluster().saturating_mul(2))).unwrap_or(0);
             let bytes = read_vec(&self.storage, packed.host, len)
                 .map_err(|error| Corrupt::Truncated("a compressed cluster").with(error))?;
-            let bytes_of_cluster = self.geometry.cluster() as usize;
-            Ok(self.decoders.unpack(self.header.compression, &bytes, bytes_of_cluster)?.into())
+            let cluster = self.decoders.unpack(self.header.compression, &bytes, self.geometry.cluster() as usize);
+            // The last sector of a file need not be whole.
+            let cut = packed.host.saturating_add(packed.len) > self.storage.size().next_multiple_of(512);
+            Ok(cluster.map_err(|error| if cut { Corrupt::Truncated("a compressed cluster") } else { error })?.into())
         })
     }
 
