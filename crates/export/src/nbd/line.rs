@@ -4,9 +4,11 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::waits::Waits;
 
 /// Bytes of answers that a unix socket is asked to hold.
 const SOCKET_BYTES: usize = 1 << 20;
@@ -17,12 +19,6 @@ const OUTPUT_BYTES: usize = 256 << 10;
 
 /// How long the next request is looked for before the thread goes to sleep: to be woken up takes about as long.
 const LOOKED_FOR: Duration = Duration::from_micros(20);
-/// A wait that was shorter than this, waking up included, would have been spared a sleep.
-const SHORT_WAIT: Duration = Duration::from_micros(50);
-/// So many short waits in a row make requests worth being looked for.
-const SHORT_WAITS: i32 = 8;
-/// What a search in vain counts.
-const IN_VAIN: i32 = 4;
 
 /// Threads that look for a request instead of sleeping.
 static LOOKING: AtomicUsize = AtomicUsize::new(0);
@@ -85,14 +81,13 @@ pub struct Line {
     socket: Socket,
     until: Instant,
     hurried: AtomicBool,
-    /// How short the last waits were: from none to twice [`SHORT_WAITS`].
-    short: AtomicI32,
+    waits: Mutex<Waits>,
 }
 
 impl Line {
     /// All must be said by `until`.
     pub fn new(socket: Socket, until: Instant) -> Self {
-        Self { socket, until, hurried: AtomicBool::new(true), short: AtomicI32::new(0) }
+        Self { socket, until, hurried: AtomicBool::new(true), waits: Mutex::new(Waits::new(Instant::now())) }
     }
 
     /// From here on there is time.
@@ -112,12 +107,12 @@ impl Line {
         self.socket.set_timeout(Some(left))
     }
 
-    /// Reads what is there, or comes within a moment; `None` where a longer wait is likely, or was in vain.
+    /// Reads what is there, or comes within a moment; `None` where it is better slept, or the search was in vain.
     ///
-    /// A client that has one request under way sends the next as soon as it has its answer. Between the two there is
+    /// A client that has one request under way sends the next as soon as it has its answer. Between the two there may be
     /// less time than it takes to put a thread to sleep and to wake it up. Others that want the processor get it.
     fn look(&self, buf: &mut [u8]) -> Result<Option<usize>> {
-        if self.short.load(Ordering::Relaxed) < SHORT_WAITS || !may_look() {
+        if !locked(&self.waits).looks() || !may_look() {
             return Ok(None);
         }
         let start = Instant::now();
@@ -130,16 +125,7 @@ impl Line {
             }
         };
         LOOKING.fetch_sub(1, Ordering::Relaxed);
-        // Also when it was found late, because others had the processor.
-        self.judge(matches!(found, Ok(Some(_))) && start.elapsed() <= SHORT_WAIT);
         found
-    }
-
-    /// Remembers how a wait was.
-    fn judge(&self, short: bool) {
-        let change = if short { 1 } else { -IN_VAIN };
-        let now = self.short.load(Ordering::Relaxed);
-        self.short.store((now + change).clamp(0, 2 * SHORT_WAITS), Ordering::Relaxed);
     }
 
     /// Hangs up.
@@ -160,13 +146,12 @@ impl Read for &Line {
             self.hurry()?;
             return either!(&self.socket, socket => (&*socket).read(buf));
         }
-        if let Some(len) = self.look(buf)? {
-            return Ok(len);
-        }
-        let start = Instant::now();
-        let read = either!(&self.socket, socket => (&*socket).read(buf));
-        self.judge(start.elapsed() <= SHORT_WAIT);
-        read
+        let len = match self.look(buf)? {
+            Some(len) => len,
+            None => either!(&self.socket, socket => (&*socket).read(buf))?,
+        };
+        locked(&self.waits).note(Instant::now());
+        Ok(len)
     }
 }
 
@@ -352,26 +337,12 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_looked_for_when_waits_were_short() {
-        let (line, _theirs) = line();
-        let looked_for = || line.short.load(Ordering::Relaxed) >= SHORT_WAITS;
-        for _ in 0..100 {
-            assert!(!looked_for() || line.short.load(Ordering::Relaxed) <= 2 * SHORT_WAITS);
-            line.judge(true);
-        }
-        assert!(looked_for());
-        // A few in vain end it.
-        for _ in 0..3 {
-            line.judge(false);
-        }
-        assert!(!looked_for());
-    }
-
-    #[test]
     fn what_comes_is_read_while_it_is_looked_for_and_afterwards() {
         let (line, mut theirs) = line();
         let mut buf = [0; 8];
-        line.short.store(2 * SHORT_WAITS, Ordering::Relaxed);
+        while !locked(&line.waits).looks() {
+            locked(&line.waits).note(Instant::now());
+        }
         theirs.write_all(b"here").unwrap();
         assert_eq!((&line).read(&mut buf).unwrap(), 4);
         // In vain, and then it is waited for.

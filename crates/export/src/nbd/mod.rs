@@ -22,6 +22,7 @@ mod handshake;
 mod line;
 mod reply;
 mod server;
+mod waits;
 mod window;
 mod wire;
 
