@@ -225,9 +225,14 @@ fn copied_rows(program: &Path, scratch: &Scratch, tree: &Path, format: &Format) 
                 let image = format.image.display().to_string();
                 let fill = |word: &&str| word.replace("DIR", &target).replace("IMAGE", &image);
                 let words: Vec<String> = words.iter().map(fill).collect();
-                timed(&|| {
+                let took = timed(&|| {
+                    // Some of them want it to be there.
+                    fs::create_dir(&target).unwrap();
                     rig::run(&words[0], &words[1..]);
-                })
+                });
+                let folders = fs::read_dir(Path::new(&target).join("many")).map_or(0, Iterator::count);
+                assert_eq!(folders, FILES / 200, "{words:?} has not copied all");
+                took
             }
         });
     }
