@@ -1,7 +1,8 @@
 //! qcow2 under the suites that every device must pass, and beside QEMU's tools: images written by both sides.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::os::unix::fs::FileExt as _;
+mod new_file;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,9 @@ use block::testing::{conformance, crash, model};
 use block::{BlockDevice, Kind, ReadAt, Result, Sequential as _, Source, Storage, Zero};
 use loopbox_format::qcow2::check::{Repair, check};
 use loopbox_format::qcow2::{Compression, Corrupt, Create, Qcow2, create, fuzz};
-use loopbox_format::sequential::{Image, New, Output, Style};
+use loopbox_format::sequential::{Image, New, Style};
+
+use new_file::NewFile;
 
 const SIZE: u64 = 300_032;
 
@@ -237,21 +240,6 @@ fn images_of_qemu_are_read_and_written() {
             ));
         }
         equals(&Qcow2::open(qemu.file("d.qcow2", Open::READ), None).unwrap(), &qemu.path("d.raw"));
-    }
-}
-
-#[derive(Debug)]
-struct NewFile(std::fs::File);
-
-impl Output for NewFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.0.write_all_at(bytes, offset).unwrap();
-        Ok(())
-    }
-
-    fn set_size(&self, bytes: u64) -> Result<()> {
-        self.0.set_len(bytes).unwrap();
-        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Images that are written from front to back, beside QEMU's tools and loopbox's own readers.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod new_file;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -12,22 +14,9 @@ use block::{BlockDevice, Kind, ReadAt as _, Result, Sequential as _, Storage};
 use loopbox_format::gate::{Closed, Gate};
 use loopbox_format::image::{self, format_of};
 use loopbox_format::qcow2::{Compression, Create};
-use loopbox_format::sequential::{Image, New, Output, Style};
+use loopbox_format::sequential::{Image, New, Style};
 
-#[derive(Debug)]
-struct NewFile(File);
-
-impl Output for NewFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.0.write_all_at(bytes, offset).unwrap();
-        Ok(())
-    }
-
-    fn set_size(&self, bytes: u64) -> Result<()> {
-        self.0.set_len(bytes).unwrap();
-        Ok(())
-    }
-}
+use new_file::NewFile;
 
 /// A disk: its size, and what is in it; all else is zero.
 struct Disk {

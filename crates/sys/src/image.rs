@@ -25,8 +25,9 @@ pub fn forget_code() {
     }
 }
 
-/// Gives pages of the heap that hold nothing back to the kernel.
+/// Gives pages of the heap that hold nothing back to the kernel, where the C library can (glibc).
 pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
     // SAFETY: it takes the allocator's own locks, and touches only what is free.
     let _ = unsafe { libc::malloc_trim(0) };
 }
